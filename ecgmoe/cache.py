@@ -1,0 +1,71 @@
+"""A content-addressed cache of arrays: computed on a miss, written atomically under a lock, shared by all processes."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+from safetensors.numpy import load_file, save_file
+
+
+def cache_dir() -> Path:
+    """Folder of everything that can be made again.
+
+    ``ECGMOE_CACHE`` where it is set, ``.cache/`` of the checkout when the package runs from one, else the user's
+    cache folder.
+    """
+    if "ECGMOE_CACHE" in os.environ:
+        return Path(os.environ["ECGMOE_CACHE"]).expanduser().resolve()
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout / ".cache" if (checkout / "pyproject.toml").exists() else user_cache_path("ecgmoe")
+
+
+def digest(*parts: object) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over arrays (dtype, shape, bytes), bytes and JSON-able values."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            sha.update(f"{part.dtype}{part.shape}".encode())
+            sha.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, bytes):
+            sha.update(part)
+        else:
+            sha.update(json.dumps(part, sort_keys=True).encode())
+        sha.update(b"\0")
+    return sha.hexdigest()[:16]
+
+
+def cached(
+    kind: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays under ``key``: read where they are cached, else computed once and kept.
+
+    Parameters
+    ----------
+    kind : str
+        Sub-folder, such as ``features``.
+    key : mapping
+        Everything the result depends on, JSON-able.
+    compute : callable
+        Returns the arrays by name. Runs at most once at a time for one key, whichever process asks first.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
+    path = cache_dir() / kind / f"{digest(dict(key))}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            arrays = {name: np.ascontiguousarray(array) for name, array in compute().items()}
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            try:
+                save_file(arrays, partial, metadata={"key": json.dumps(dict(key), sort_keys=True)})
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return load_file(path)

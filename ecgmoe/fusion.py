@@ -1,0 +1,225 @@
+"""ECG-MoE: backbone features (eq. 1, 2), periodic features (eq. 3), gated fusion (eq. 4), LoRA and five heads.
+
+Shape legend: B records, M backbones, P projected width, D width, K tasks, A signal characteristics, O outputs of a head.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+
+from ecgmoe import moe, variants
+from ecgmoe.beats import Beats
+from ecgmoe.tasks import TASKS
+
+
+class Inputs(NamedTuple):
+    """What the model sees of a batch of records; everything here can be computed once and kept."""
+
+    features: dict[str, Tensor]  #: F_k by backbone name, (B, D_k)
+    beats: Beats
+    windows: Beats  #: equal windows, for the rivals that know no beat
+    characteristics_BA: Tensor
+
+    def take(self, rows: Tensor) -> "Inputs":
+        """The inputs of some of the records, by index."""
+        return Inputs(
+            {name: feature_BD[rows] for name, feature_BD in self.features.items()},
+            Beats(*(part[rows] for part in self.beats)),
+            Beats(*(part[rows] for part in self.windows)),
+            self.characteristics_BA[rows],
+        )
+
+
+class Output(NamedTuple):
+    """Logits (or standardised values) by task, and how each record was routed."""
+
+    logits: dict[str, Tensor]  #: (B, O) by task name
+    path_gate_BK2: Tensor  #: weights of backbones and periodic path, alpha_m and alpha_p of eq. 4
+    backbone_gate_BKM: Tensor  #: weights of the backbones within F_m
+    periodic: moe.PeriodicOutput | None
+    contrast: tuple[Tensor, Tensor] | None  #: embeddings of the two paths, (B, D) each, for the contrastive term
+
+
+@dataclass(frozen=True)
+class ECGMoEConfig:
+    """Shape of an ECG-MoE and the choices that the paper leaves open."""
+
+    d_features: Mapping[str, int]  # width of each backbone's feature vector; empty: no backbones
+    n_characteristics: int = 29
+    tasks: tuple[str, ...] = tuple(TASKS)
+    periodic: Literal["experts", "moe", "time_moe", "self_attention", "cross_attention", "none"] = "experts"
+    fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
+    rr_inputs: bool = True  # False hides RR intervals from gates, experts and heads
+    lora: Literal["fusion", "none"] = "none"  # fusion: its layers stay at their random start, LoRA learns beside them
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    width: int = 64
+    d_task: int = 16
+    n_leads: int = 12
+    beat_length: int = 64
+    n_windows: int = 16
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.tasks if name not in TASKS]
+        if unknown or not self.tasks:
+            raise ValueError(f"unknown or no tasks {unknown}; known are {list(TASKS)}")
+        if not self.d_features and self.periodic == "none":
+            raise ValueError("nothing to learn from: give backbones in d_features, or a periodic path")
+        if self.periodic not in {"experts", "none", *variants.RIVALS}:
+            raise ValueError(f"periodic = {self.periodic!r}; known are experts, none, {', '.join(variants.RIVALS)}")
+
+
+class Standardise(nn.Module):
+    """(x - mean) / SD with statistics of the training part, kept as buffers; missing values count as the mean."""
+
+    mean_D: Tensor
+    sd_D: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean_D", torch.zeros(width))
+        self.register_buffer("sd_D", torch.ones(width))
+
+    def fit(self, x_BD: Tensor) -> None:
+        """Take the statistics from ``x_BD``, NaN left out. A constant column keeps SD 1."""
+        known_BD = torch.isfinite(x_BD)
+        count_D = known_BD.sum(0).clamp_min(1)
+        x_BD = torch.where(known_BD, x_BD, torch.zeros_like(x_BD))
+        self.mean_D.copy_(x_BD.sum(0) / count_D)
+        variance_D = ((x_BD - self.mean_D).square() * known_BD).sum(0) / count_D
+        self.sd_D.copy_(torch.where(variance_D > 1e-12, variance_D.sqrt(), torch.ones_like(variance_D)))
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return ((x_BD - self.mean_D) / self.sd_D).nan_to_num(0.0).clamp(-10, 10)
+
+
+class ECGMoE(nn.Module):
+    """The whole model over cached backbone features.
+
+    Equation 2 projects each backbone's features and concatenates them, weighted by a gate a task. Equation 4 weighs
+    the result against the periodic features by a second, task-conditioned gate (a softmax: the two weights sum to 1,
+    doubled so that equal weights leave both paths at their own scale) and joins them by concatenation or sum. A head
+    adds a linear map of the signal characteristics to that of the fused features; both start at zero, and for a
+    regression the former at the ridge solution (:meth:`fit_scales`).
+    """
+
+    def __init__(self, config: ECGMoEConfig):
+        super().__init__()
+        self.config = c = config
+        K, names = len(c.tasks), list(c.d_features)
+        self.task = nn.Embedding(K, c.d_task)
+        self.scale_characteristics = Standardise(c.n_characteristics)
+        self.scale_features = nn.ModuleDict({name: Standardise(width) for name, width in c.d_features.items()})
+        self.scale_target = nn.ModuleDict({name: Standardise(1) for name in c.tasks if TASKS[name].kind == "regression"})
+        self.project = nn.ModuleDict({name: nn.Linear(width, c.width // 2) for name, width in c.d_features.items()})
+        self.backbone_gate = moe.TaskGate(c.n_characteristics, c.d_task, len(names)) if names else None
+        self.from_backbones = nn.Linear(len(names) * (c.width // 2), c.width) if names else None
+        self.periodic: nn.Module | None = None
+        if c.periodic == "experts":
+            self.periodic = moe.PeriodicExperts(c.n_leads, c.n_characteristics, c.d_task, c.width, rr_inputs=c.rr_inputs)
+        elif c.periodic != "none":
+            rival = variants.RIVALS[c.periodic]
+            self.periodic = rival(c.n_leads, c.beat_length, c.n_windows, c.n_characteristics, c.d_task, width=c.width)
+        two_paths = bool(names) and self.periodic is not None
+        self.path_gate = moe.TaskGate(c.n_characteristics, c.d_task, 2) if two_paths else None
+        d_fused = 2 * c.width if two_paths and c.fusion == "concat" else c.width
+        self.fuse = nn.Linear(d_fused, 2 * c.width)
+        self.after = nn.Sequential(nn.LayerNorm(2 * c.width), nn.GELU(), nn.Dropout(c.dropout))
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * c.width, TASKS[name].n_outputs) for name in c.tasks})
+        self.shortcut = nn.ModuleDict({name: nn.Linear(c.n_characteristics, TASKS[name].n_outputs) for name in c.tasks})
+        for head in (*self.heads.values(), *self.shortcut.values()):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        if c.lora == "fusion":
+            self._add_lora()
+
+    def _add_lora(self) -> None:
+        """Freeze the fusion's linear maps and learn a low-rank change of each (Hu et al. 2021), by peft."""
+        lora = LoraConfig(
+            r=self.config.lora_rank,
+            lora_alpha=self.config.lora_alpha,
+            lora_dropout=0.05,
+            target_modules=r"project\..+|from_backbones|fuse",
+        )
+        inject_adapter_in_model(lora, self)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad = ".base_layer." not in name
+
+    @torch.no_grad()
+    def fit_scales(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> None:
+        """Take every mean and SD from the training part, and start regressions at their ridge solution.
+
+        What a linear map of the signal characteristics can tell (above all the RR interval) need not be found by
+        gradient descent; the mixture learns the rest.
+        """
+        self.scale_characteristics.fit(inputs.characteristics_BA)
+        for name, scale in self.scale_features.items():
+            scale.fit(inputs.features[name])
+        x_BA = self.characteristics(inputs)
+        for name, scale in self.scale_target.items():
+            scale.fit(targets[name][:, None])
+            known_B = torch.isfinite(targets[name])
+            x_XA, y_X1 = x_BA[known_B].double(), scale(targets[name][known_B][:, None]).double()
+            penalty_AA = 0.01 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
+            if name == "rr":
+                penalty_AA *= 1e-4  # an identity up to scale: shrinking it would only bias it
+            solution_A1 = torch.linalg.solve(x_XA.T @ x_XA + penalty_AA, x_XA.T @ y_X1)
+            self.shortcut[name].weight.copy_(solution_A1.T)
+
+    def characteristics(self, inputs: Inputs) -> Tensor:
+        """Standardised signal characteristics (B, A), those of RR intervals at zero where the model may not see them."""
+        x_BA = self.scale_characteristics(inputs.characteristics_BA)
+        return x_BA if self.config.rr_inputs else moe.hide_rr(x_BA)
+
+    def forward(self, inputs: Inputs) -> Output:
+        """Logits by task for a batch of records."""
+        c = self.config
+        x_BA = self.characteristics(inputs)
+        task_KD = self.task.weight
+        B, K = len(x_BA), len(task_KD)
+        paths: list[Tensor] = []
+        backbone_gate_BKM = x_BA.new_zeros(B, K, 0)
+        if self.backbone_gate is not None and self.from_backbones is not None:
+            projected = [self.project[name](self.scale_features[name](inputs.features[name])) for name in c.d_features]
+            projected_BMP = torch.stack(projected, 1)
+            backbone_gate_BKM = self.backbone_gate(x_BA, task_KD)
+            weighted_BKMP = projected_BMP[:, None] * backbone_gate_BKM[..., None] * len(projected)
+            paths.append(self.from_backbones(weighted_BKMP.flatten(2)))
+        periodic: moe.PeriodicOutput | None = None
+        if self.periodic is not None:
+            periodic = self.periodic(inputs.beats if c.periodic == "experts" else inputs.windows, x_BA, task_KD)
+            paths.append(periodic.feature_BKD)
+        path_gate_BK2 = x_BA.new_ones(B, K, 2)
+        contrast = None
+        if self.path_gate is not None:
+            path_gate_BK2 = self.path_gate(x_BA, task_KD)
+            contrast = (paths[0].mean(1), paths[1].mean(1))
+            paths = [2 * path_gate_BK2[..., i : i + 1] * path_BKD for i, path_BKD in enumerate(paths)]
+        fused_BKD = torch.cat(paths, -1) if c.fusion == "concat" else torch.stack(paths).sum(0)
+        fused_BKD = self.after(self.fuse(fused_BKD))
+        logits = {name: self.heads[name](fused_BKD[:, k]) + self.shortcut[name](x_BA) for k, name in enumerate(c.tasks)}
+        return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast)
+
+    def predict(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Predictions in the units of the labels: values, probability of class 1, or probabilities of the classes."""
+        out: dict[str, Tensor] = {}
+        for name, logits_BO in logits.items():
+            kind = TASKS[name].kind
+            if kind == "regression":
+                scale = self.scale_target[name]
+                out[name] = logits_BO[:, 0] * scale.sd_D + scale.mean_D
+            elif kind == "binary":
+                out[name] = logits_BO[:, 0].sigmoid()
+            else:
+                out[name] = logits_BO.softmax(-1)
+        return out
+
+    def n_parameters(self, trainable_only: bool = False) -> int:
+        """Number of parameters, all or those that are trained."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable_only)

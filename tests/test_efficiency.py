@@ -1,0 +1,32 @@
+"""Measurements: counts are exact, ratios are ratios, and the paper's real-time figure is arithmetic."""
+
+import pytest
+import torch
+
+from ecgmoe import efficiency
+
+
+def test_counted_operations_are_exact_and_more_work_takes_longer():
+    a = torch.randn(256, 256)
+
+    def once() -> torch.Tensor:
+        return a @ a
+
+    def eight_times() -> list[torch.Tensor]:
+        return [a @ a for _ in range(8)]
+
+    table = efficiency.measure({"once": once, "eight": eight_times}, n_records=4, rounds=9)
+    assert table.loc["once", "gflop_per_record"] == pytest.approx(2 * 256**3 / 4 / 1e9)
+    assert table.loc["eight", "gflop_per_record"] == pytest.approx(8 * table.loc["once", "gflop_per_record"])
+    assert table.loc["once", "relative"] == 1
+    assert table.loc["eight", "relative"] > 3
+    assert (table["ms_per_record"] * table["records_per_s"]).tolist() == pytest.approx([1000, 1000])
+
+
+def test_the_bound_is_above_what_a_small_product_reaches():
+    assert efficiency.matmul_peak(256, 3) > 0.1
+
+
+def test_real_time_is_seconds_of_recording_a_second():
+    assert efficiency.times_real_time(14.7) == pytest.approx(147)
+    assert efficiency.times_real_time(14.7, 5) == pytest.approx(73.5)
