@@ -1,0 +1,227 @@
+"""What a run leaves behind: its numbers with their provenance as JSON, and tables for the book."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import Markdown
+
+    from ecgmoe.datasets import Cohort
+
+#: Packages whose version can change a number.
+PACKAGES = ("ecgmoe", "numpy", "scipy", "pandas", "scikit-learn", "torch", "transformers", "peft", "momentfm", "wfdb")
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def run_dir() -> Path:
+    """Folder of a run's JSON: ``ECGMOE_RUN_DIR``, else ``runs/latest`` of the checkout or of the working folder."""
+    if "ECGMOE_RUN_DIR" in os.environ:
+        return Path(os.environ["ECGMOE_RUN_DIR"]).expanduser().resolve()
+    return (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "runs" / "latest"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _commit() -> str:
+    """Commit of the checkout that this package runs from, ``+ changes`` where files differ from it, or ``unknown``."""
+    commit = _git("rev-parse", "HEAD") if (_CHECKOUT / "pyproject.toml").exists() else None
+    if commit is None:
+        return "unknown"
+    return f"{commit} + changes" if _git("status", "--porcelain") != "" else commit
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
+
+
+def provenance(
+    cohort: "Cohort | None" = None, seed: int | None = None, parameters: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """Everything the numbers of a run depend on: data, code, seed, parameters, versions, device and time (UTC)."""
+    data = None
+    if cohort is not None:
+        data = {"name": cohort.card.name, "records": len(cohort), "fs": cohort.fs, "digest": cohort.digest}
+    return {
+        "data": data,
+        "commit": _commit(),
+        "seed": seed,
+        "parameters": dict(parameters or {}),
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "device": _device(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON holds it: arrays as lists, DataFrames as rows, what is not finite as null."""
+    if hasattr(value, "to_dict"):
+        frame = value if not hasattr(value, "to_frame") else value.to_frame()
+        named = any(name is not None for name in frame.index.names)
+        return _plain((frame.reset_index() if named else frame).to_dict("records"))
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def save(
+    chapter: str,
+    metrics: Mapping[str, Any],
+    *,
+    cohort: "Cohort | None" = None,
+    seed: int | None = None,
+    parameters: Mapping[str, object] | None = None,
+) -> "Markdown":
+    """Write a chapter's numbers with their provenance to ``run_dir() / "<chapter>.json"``, whole or not at all.
+
+    Parameters
+    ----------
+    chapter : str
+        Name of the file, such as ``08_claims_audit``.
+    metrics : mapping
+        Numbers, strings, lists, arrays, mappings and DataFrames; NaN becomes null.
+    cohort : Cohort, optional
+    seed : int, optional
+    parameters : mapping, optional
+        The chapter's parameters.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        A small table that says where the numbers come from.
+    """
+    origin = provenance(cohort, seed, parameters)
+    folder = run_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{chapter}.{os.getpid()}.partial"
+    try:
+        content = _plain({"chapter": chapter, "provenance": origin, "metrics": metrics})
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+        os.replace(partial, folder / f"{chapter}.json")
+    finally:
+        partial.unlink(missing_ok=True)
+    return _origin_table(origin, chapter)
+
+
+def load(chapter: str, folder: Path | None = None) -> dict[str, Any]:
+    """Read what :func:`save` wrote for a chapter: ``chapter``, ``provenance`` and ``metrics``."""
+    return dict(json.loads(((folder or run_dir()) / f"{chapter}.json").read_text("utf-8")))
+
+
+def _origin_table(origin: Mapping[str, Any], chapter: str) -> "Markdown":
+    import pandas as pd
+
+    data = origin["data"]
+    shown = {
+        "data": f"{data['name']}: {data['records']:,} records at {data['fs']} Hz, digest `{data['digest']}`"
+        if data
+        else "none",
+        "code": origin["commit"] if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`"
+        + (" with changes" if origin["commit"].endswith("changes") else ""),
+        "seed": "none" if origin["seed"] is None else origin["seed"],
+        "parameters": ", ".join(f"{name} = `{value!r}`" for name, value in origin["parameters"].items()) or "none",
+        "versions": ", ".join(f"{name} {number}" for name, number in origin["versions"].items()),
+        "device": origin["device"],
+        "time": origin["time"],
+    }  # fmt: skip
+    frame = pd.DataFrame({"What": list(shown), "This run": [str(value) for value in shown.values()]})
+    return table(frame, "Where the numbers of this page come from.", f"tab-{chapter.replace('_', '-')}-provenance")
+
+
+def _decimals(values: "pd.Series") -> int:
+    """Decimals that show a column's middle value to three digits, at most four of them."""
+    finite = values[values.abs() < math.inf].abs()
+    finite = finite[finite > 0]
+    if finite.empty or (finite == finite.round()).all():
+        return 0
+    return int(min(4, max(0, 2 - math.floor(math.log10(finite.median())))))
+
+
+def table(df: "pd.DataFrame", caption: str, name: str, decimals: Mapping[str, int] | None = None) -> "Markdown":
+    """Show a DataFrame as a numbered table of the book.
+
+    Parameters
+    ----------
+    df : DataFrame
+        Its index is shown where it has a name. Text may hold Markdown; a missing value shows as a dash.
+    caption : str
+    name : str
+        Label for references, such as ``tab-rr``.
+    decimals : mapping of str to int, optional
+        Decimals of a numeric column; by default as many as show its middle value to three digits.
+
+    Returns
+    -------
+    IPython.display.Markdown
+        For a cell with the metadata ``{"mystnb": {"markdown_format": "myst"}}``.
+    """
+    import pandas as pd
+    from IPython.display import Markdown
+
+    if any(index is not None for index in df.index.names):
+        df = df.reset_index()
+    columns, align = [], []
+    for label, values in df.items():
+        numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+        align.append("--:" if numeric else ":--")
+        places = (decimals or {}).get(str(label))
+        if places is None:
+            places = _decimals(values.dropna().astype(float)) if numeric else 0
+        columns.append([_text(value, places) for value in values])
+    head = [_text(str(label), 0) for label in df.columns]
+    rows = [head, align, *map(list, zip(*columns, strict=True))]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    title = " ".join(caption.split())
+    return Markdown("\n".join([f"```{{table}} {title}", f":name: {name}", "", *lines, "```"]))
+
+
+def _text(value: Any, places: int) -> str:
+    import pandas as pd
+
+    if pd.isna(value):
+        return "–"
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return " ".join(value.replace("|", "\\|").split())
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:,.{places}f}".replace("-", "−")
