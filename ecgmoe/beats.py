@@ -27,6 +27,10 @@ NEIGHBOUR_FRACTION = 0.04  # ... and this part of the largest energy within NEIG
 NEIGHBOUR_S = 1.5
 SMALLEST_QRS_MV = 0.01  # root mean square in the band; below it a lead counts as flat
 REFINE_S = 0.08  # a peak lies within this of the largest energy
+T_WAVE_S = 0.38  # a maximum this soon after another is a T wave unless it is sharp:
+T_WAVE_SHARPNESS = 0.10  # its energy above SHARP_HZ reaches this part of the other's
+SHARP_HZ = 16.0
+T_WAVE_ENERGY = 0.3  # ... or its energy in the whole band reaches this part of it
 
 
 def _as_batch(signal: np.ndarray | Tensor) -> Tensor:
@@ -117,7 +121,11 @@ def detect_r_peaks(signal: np.ndarray | Tensor, fs: float) -> list[np.ndarray]:
     is_peak_BT = (joint_BT > 0) & (joint_BT == _running_max(joint_BT, round(REFRACTORY_S * rate)))
     is_peak_BT &= joint_BT > LEVEL_FRACTION * _qrs_level(joint_BT, rate)
     is_peak_BT &= joint_BT > NEIGHBOUR_FRACTION * _running_max(joint_BT, round(NEIGHBOUR_S * rate))
+    sharp_RT = band_pass(slow_BCT, rate, (SHARP_HZ, BAND_HZ[1])).flatten(0, 1).square()
+    sharp_BCT = torch.where(live_BCT, sharp_RT.unflatten(0, (B, C)) / level_BCT.clamp_min(SMALLEST_QRS_MV**2), 0.0)
+    sharp_BT = _running_max(sharp_BCT.mean(1), width // 2)
     record_M, at_M = is_peak_BT.nonzero(as_tuple=True)
+    record_M, at_M = _without_t_waves(record_M, at_M, joint_BT, sharp_BT, rate)
     if len(record_M) == 0:
         return [np.empty(0) for _ in range(B)]
 
@@ -131,6 +139,21 @@ def detect_r_peaks(signal: np.ndarray | Tensor, fs: float) -> list[np.ndarray]:
     record_M, position_M = record_M[apart_M].cpu(), position_M[apart_M].cpu()
     counts = torch.bincount(record_M, minlength=B).tolist()
     return [part.numpy().astype(np.float64) for part in position_M.split(counts)]
+
+
+def _without_t_waves(
+    record_M: Tensor, at_M: Tensor, joint_BT: Tensor, sharp_BT: Tensor, rate: float
+) -> tuple[Tensor, Tensor]:
+    """Drop maxima that follow another closely and are smaller and blunt beside it: peaked T waves pass all the rest.
+
+    A premature ventricular beat may be as blunt, but it is not smaller.
+    """
+    joint_M, sharp_M = joint_BT[record_M, at_M], sharp_BT[record_M, at_M]
+    blunt_M = torch.zeros_like(record_M, dtype=torch.bool)
+    close_M = (record_M.diff() == 0) & (at_M.diff() < T_WAVE_S * rate)
+    blunt_M[1:] = close_M & (sharp_M[1:] < T_WAVE_SHARPNESS * sharp_M[:-1])
+    blunt_M[1:] &= joint_M[1:] < T_WAVE_ENERGY * joint_M[:-1]
+    return record_M[~blunt_M], at_M[~blunt_M]
 
 
 def _refine(lead_BT: Tensor, fs: float, record_M: Tensor, at_M: Tensor) -> Tensor:
@@ -268,7 +291,8 @@ def classical_intervals(signal: np.ndarray, fs: float, peaks: Sequence[np.ndarra
 
     Onsets and ends are read off the spatial velocity and magnitude (root mean square over leads) of the median beat:
     the QRS complex lasts while the velocity exceeds 12 % of its maximum, P begins and T ends where the magnitude has
-    fallen three quarters of the way from that wave's maximum to the lowest point beyond it. A rough delineation by design: it is a floor, not a competitor.
+    fallen three quarters of the way from that wave's maximum to the lowest point beyond it. A rough delineation by
+    design: it is a floor, not a competitor.
 
     Parameters
     ----------

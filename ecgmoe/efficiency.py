@@ -1,4 +1,4 @@
-"""What a pass costs: time side by side in one run, floating-point operations, parameters, and the machine's own bound."""
+"""What a pass costs: time side by side in one run, operations, and the machine's own bound."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
     """
     seconds = np.empty((rounds, len(runs)))
     operations = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for run in runs.values():
             with FlopCounterMode(display=False) as counter:
                 run()

@@ -1,18 +1,19 @@
 """ECG-MoE: backbone features (eq. 1, 2), periodic features (eq. 3), gated fusion (eq. 4), LoRA and five heads.
 
-Shape legend: B records, M backbones, P projected width, D width, K tasks, A signal characteristics, O outputs of a head.
+Shape legend: B records, M backbones, P projected width, D width, K tasks, A signal characteristics,
+O outputs of a head.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from ecgmoe import moe, variants
-from ecgmoe.beats import Beats
+from ecgmoe.beats import N_RR_CHARACTERISTICS, Beats
 from ecgmoe.tasks import TASKS
 
 
@@ -53,7 +54,8 @@ class ECGMoEConfig:
     tasks: tuple[str, ...] = tuple(TASKS)
     periodic: Literal["experts", "moe", "time_moe", "self_attention", "cross_attention", "none"] = "experts"
     fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
-    rr_inputs: bool = True  # False hides RR intervals from gates, experts and heads
+    # What gates and heads see of the signal characteristics; no_rr hides RR intervals, from the rhythm experts too.
+    characteristics: Literal["all", "no_rr", "none"] = "all"
     lora: Literal["fusion", "none"] = "none"  # fusion: its layers stay at their random start, LoRA learns beside them
     lora_rank: int = 8
     lora_alpha: int = 32
@@ -95,7 +97,12 @@ class Standardise(nn.Module):
         self.sd_D.copy_(torch.where(variance_D > 1e-12, variance_D.sqrt(), torch.ones_like(variance_D)))
 
     def forward(self, x_BD: Tensor) -> Tensor:
+        """Standardise; values beyond ten SD are cut there."""
         return ((x_BD - self.mean_D) / self.sd_D).nan_to_num(0.0).clamp(-10, 10)
+
+
+def _standardise(scales: nn.ModuleDict, name: str) -> Standardise:
+    return cast(Standardise, scales[name])
 
 
 class ECGMoE(nn.Module):
@@ -104,8 +111,8 @@ class ECGMoE(nn.Module):
     Equation 2 projects each backbone's features and concatenates them, weighted by a gate a task. Equation 4 weighs
     the result against the periodic features by a second, task-conditioned gate (a softmax: the two weights sum to 1,
     doubled so that equal weights leave both paths at their own scale) and joins them by concatenation or sum. A head
-    adds a linear map of the signal characteristics to that of the fused features; both start at zero, and for a
-    regression the former at the ridge solution (:meth:`fit_scales`).
+    adds a linear map of the signal characteristics to that of the fused features; it starts at zero for classes and
+    at the linear solution of least absolute error for regressions (:meth:`fit_scales`).
     """
 
     def __init__(self, config: ECGMoEConfig):
@@ -115,16 +122,20 @@ class ECGMoE(nn.Module):
         self.task = nn.Embedding(K, c.d_task)
         self.scale_characteristics = Standardise(c.n_characteristics)
         self.scale_features = nn.ModuleDict({name: Standardise(width) for name, width in c.d_features.items()})
-        self.scale_target = nn.ModuleDict({name: Standardise(1) for name in c.tasks if TASKS[name].kind == "regression"})
+        self.scale_target = nn.ModuleDict(
+            {name: Standardise(1) for name in c.tasks if TASKS[name].kind == "regression"}
+        )
         self.project = nn.ModuleDict({name: nn.Linear(width, c.width // 2) for name, width in c.d_features.items()})
         self.backbone_gate = moe.TaskGate(c.n_characteristics, c.d_task, len(names)) if names else None
         self.from_backbones = nn.Linear(len(names) * (c.width // 2), c.width) if names else None
         self.periodic: nn.Module | None = None
         if c.periodic == "experts":
-            self.periodic = moe.PeriodicExperts(c.n_leads, c.n_characteristics, c.d_task, c.width, rr_inputs=c.rr_inputs)
+            self.periodic = moe.PeriodicExperts(
+                c.n_leads, c.n_characteristics, c.d_task, c.width, rr_inputs=c.characteristics == "all"
+            )
         elif c.periodic != "none":
             rival = variants.RIVALS[c.periodic]
-            self.periodic = rival(c.n_leads, c.beat_length, c.n_windows, c.n_characteristics, c.d_task, width=c.width)
+            self.periodic = rival(c.n_leads, c.beat_length, c.n_windows, c.d_task, width=c.width)
         two_paths = bool(names) and self.periodic is not None
         self.path_gate = moe.TaskGate(c.n_characteristics, c.d_task, 2) if two_paths else None
         d_fused = 2 * c.width if two_paths and c.fusion == "concat" else c.width
@@ -132,9 +143,8 @@ class ECGMoE(nn.Module):
         self.after = nn.Sequential(nn.LayerNorm(2 * c.width), nn.GELU(), nn.Dropout(c.dropout))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * c.width, TASKS[name].n_outputs) for name in c.tasks})
         self.shortcut = nn.ModuleDict({name: nn.Linear(c.n_characteristics, TASKS[name].n_outputs) for name in c.tasks})
-        for head in (*self.heads.values(), *self.shortcut.values()):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        for start in self.shortcut.parameters():
+            nn.init.zeros_(start)
         self.temperature = nn.Parameter(torch.tensor(2.0))
         if c.lora == "fusion":
             self._add_lora()
@@ -153,32 +163,35 @@ class ECGMoE(nn.Module):
 
     @torch.no_grad()
     def fit_scales(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> None:
-        """Take every mean and SD from the training part, and start regressions at their ridge solution.
+        """Take every mean and SD from the training part, and start regressions at their least absolute error.
 
         What a linear map of the signal characteristics can tell (above all the RR interval) need not be found by
         gradient descent; the mixture learns the rest.
         """
         self.scale_characteristics.fit(inputs.characteristics_BA)
-        for name, scale in self.scale_features.items():
-            scale.fit(inputs.features[name])
+        for name in self.scale_features:
+            _standardise(self.scale_features, name).fit(inputs.features[name])
         x_BA = self.characteristics(inputs)
-        for name, scale in self.scale_target.items():
+        for name in self.scale_target:
+            scale = _standardise(self.scale_target, name)
             scale.fit(targets[name][:, None])
             known_B = torch.isfinite(targets[name])
             x_XA, y_X1 = x_BA[known_B].double(), scale(targets[name][known_B][:, None]).double()
-            penalty_AA = 0.01 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
-            if name == "rr":
-                penalty_AA *= 1e-4  # an identity up to scale: shrinking it would only bias it
-            solution_A1 = torch.linalg.solve(x_XA.T @ x_XA + penalty_AA, x_XA.T @ y_X1)
-            self.shortcut[name].weight.copy_(solution_A1.T)
+            penalty_AA = 1e-4 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
+            weight_X1 = torch.ones_like(y_X1)
+            for _ in range(20):  # iteratively reweighted least squares: unreadable records must not bend the line
+                solution_A1 = torch.linalg.solve(x_XA.T @ (weight_X1 * x_XA) + penalty_AA, x_XA.T @ (weight_X1 * y_X1))
+                weight_X1 = 1 / (y_X1 - x_XA @ solution_A1).abs().clamp_min(1e-2)
+            cast(nn.Linear, self.shortcut[name]).weight.copy_(solution_A1.T)
 
     def characteristics(self, inputs: Inputs) -> Tensor:
-        """Standardised signal characteristics (B, A), those of RR intervals at zero where the model may not see them."""
+        """Standardised signal characteristics (B, A); what the model may not see of them is zero."""
         x_BA = self.scale_characteristics(inputs.characteristics_BA)
-        return x_BA if self.config.rr_inputs else moe.hide_rr(x_BA)
+        hidden = {"all": 0, "no_rr": N_RR_CHARACTERISTICS, "none": x_BA.shape[1]}[self.config.characteristics]
+        return torch.cat([torch.zeros_like(x_BA[:, :hidden]), x_BA[:, hidden:]], 1)
 
     def forward(self, inputs: Inputs) -> Output:
-        """Logits by task for a batch of records."""
+        """Predict every task for a batch of records; heads give logits, regressions standardised values."""
         c = self.config
         x_BA = self.characteristics(inputs)
         task_KD = self.task.weight
@@ -212,7 +225,7 @@ class ECGMoE(nn.Module):
         for name, logits_BO in logits.items():
             kind = TASKS[name].kind
             if kind == "regression":
-                scale = self.scale_target[name]
+                scale = _standardise(self.scale_target, name)
                 out[name] = logits_BO[:, 0] * scale.sd_D + scale.mean_D
             elif kind == "binary":
                 out[name] = logits_BO[:, 0].sigmoid()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ecgmoe.beats import N_RR_CHARACTERISTICS, Beats
+from ecgmoe.beats import Beats
 
 #: Kernel sizes of the three morphology experts: a notch, a wave, a segment (10 ms a sample at the default length).
 KERNELS = (3, 7, 15)
@@ -39,9 +39,7 @@ class TaskGate(nn.Module):
     def forward(self, characteristics_BA: Tensor, task_KD: Tensor) -> Tensor:
         """Weights (B, K, n_choices)."""
         B, K = len(characteristics_BA), len(task_KD)
-        joint_BKX = torch.cat(
-            [characteristics_BA[:, None].expand(B, K, -1), task_KD[None].expand(B, K, -1)], dim=-1
-        )
+        joint_BKX = torch.cat([characteristics_BA[:, None].expand(B, K, -1), task_KD[None].expand(B, K, -1)], dim=-1)
         return self.linear(joint_BKX).softmax(-1)
 
 
@@ -101,6 +99,7 @@ class RhythmExpert(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, sequence_BNX: Tensor) -> Tensor:
+        """One embedding a beat that knows its neighbours."""
         return self.layers(sequence_BNX.transpose(1, 2)).transpose(1, 2)
 
 
@@ -134,7 +133,13 @@ class PeriodicExperts(nn.Module):
     """
 
     def __init__(
-        self, n_leads: int, n_characteristics: int, d_task: int, width: int = 64, n_heads: int = 4, rr_inputs: bool = True
+        self,
+        n_leads: int,
+        n_characteristics: int,
+        d_task: int,
+        width: int = 64,
+        n_heads: int = 4,
+        rr_inputs: bool = True,
     ):
         super().__init__()
         self.rr_inputs = rr_inputs
@@ -161,10 +166,3 @@ class PeriodicExperts(nn.Module):
         h_BKND = torch.einsum("bke,bned->bknd", gate_BKE, expert_BNED)
         feature_BKD, attention_BKN = self.pooling(h_BKND, task_KD, beats.mask_BN)
         return PeriodicOutput(feature_BKD, gate_BKE, attention_BKN)
-
-
-def hide_rr(characteristics_BA: Tensor) -> Tensor:
-    """Signal characteristics with the columns that speak of RR intervals set to zero."""
-    hidden_BA = characteristics_BA.clone()
-    hidden_BA[:, :N_RR_CHARACTERISTICS] = 0.0
-    return hidden_BA

@@ -6,19 +6,22 @@ Shape legend: B records, K tasks, D width, O outputs of a head.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ecgmoe import backbones, beats, cache, variants
 from ecgmoe.datasets import Cohort
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Inputs, Output
 from ecgmoe.tasks import TASKS
+
+#: Within this many SD of the target a regression's loss is quadratic, beyond it the absolute error that is reported.
+SMOOTH_WITHIN_SD = 0.1
 
 
 def backbone_features(
@@ -34,11 +37,10 @@ def backbone_features(
         key = {"data": cohort.digest, "backbone": name, "weights": backbones.weights_digest(backbone)}
 
         def compute(backbone: backbones.Backbone = backbone, name: str = name) -> dict[str, np.ndarray]:
-            parts = []
+            starts = tqdm(range(0, len(cohort), 32), desc=f"features of {name}", disable=None)
             with torch.inference_mode():
-                for start in tqdm(range(0, len(cohort), 32), desc=f"features of {name}", disable=None):
-                    parts.append(backbone.features(cohort.signal[start : start + 32], cohort.fs).numpy())
-            return {"features": np.concatenate(parts)}
+                parts = [backbone.features(cohort.signal[start : start + 32], cohort.fs) for start in starts]
+            return {"features": torch.cat(parts).numpy()}
 
         out[name] = cache.cached("features", key, compute)["features"]
     return out
@@ -90,8 +92,9 @@ def objective(model: ECGMoE, output: Output, targets: dict[str, Tensor], lam: fl
 
     Notes
     -----
-    Regression: Huber loss on standardised targets (raw milliseconds squared would swamp the rest, and a target of
-    shape (B,) is compared with a prediction of shape (B,), never broadcast to (B, B)). Classes: cross entropy.
+    Regression: absolute error of standardised targets, smoothed near zero (raw milliseconds squared would swamp the
+    rest; a target of shape (B,) is compared with a prediction of shape (B,), never broadcast to (B, B)). Classes:
+    cross entropy.
     Contrastive term: symmetric InfoNCE; the two paths' embeddings of one record are the positive pair, the other
     records of the batch the negatives (the paper does not define its pairs).
     """
@@ -104,7 +107,8 @@ def objective(model: ECGMoE, output: Output, targets: dict[str, Tensor], lam: fl
         logits_BO, target_B = logits_BO[known_B], targets[name][known_B]
         kind = TASKS[name].kind
         if kind == "regression":
-            by_task[name] = F.smooth_l1_loss(logits_BO[:, 0], model.scale_target[name](target_B[:, None])[:, 0])
+            standard_B = model.scale_target[name](target_B[:, None])[:, 0]
+            by_task[name] = F.smooth_l1_loss(logits_BO[:, 0], standard_B, beta=SMOOTH_WITHIN_SD)
         elif kind == "binary":
             by_task[name] = F.binary_cross_entropy_with_logits(logits_BO[:, 0], target_B)
         else:
@@ -124,8 +128,8 @@ def objective(model: ECGMoE, output: Output, targets: dict[str, Tensor], lam: fl
 class FitConfig:
     """How a model is trained; the same for ECG-MoE and every rival."""
 
-    epochs: int = 40
-    patience: int = 10  # epochs without a better validation loss before training stops
+    epochs: int = 20
+    patience: int = 8  # epochs without a better validation loss before training stops
     batch_size: int = 64
     lr: float = 2e-3  # highest rate of the one-cycle schedule
     weight_decay: float = 0.02
@@ -211,9 +215,7 @@ def _forward(model: ECGMoE, inputs: Inputs, rows: Tensor) -> list[Output]:
         return [model(inputs.take(part)) for part in rows.split(256)]
 
 
-def _validation_losses(
-    model: ECGMoE, inputs: Inputs, targets: dict[str, Tensor], rows: Tensor
-) -> dict[str, float]:
+def _validation_losses(model: ECGMoE, inputs: Inputs, targets: dict[str, Tensor], rows: Tensor) -> dict[str, float]:
     outputs = _forward(model, inputs, rows)
     logits = {name: torch.cat([output.logits[name] for output in outputs]) for name in targets}
     whole = outputs[0]._replace(logits=logits, contrast=None)
@@ -237,7 +239,12 @@ def route(model: ECGMoE, inputs: Inputs) -> Output:
 
 
 def train(
-    cohort: Cohort, inputs: Inputs, *, names: Sequence[str] | None = None, config: FitConfig = FitConfig(), **shape: object
+    cohort: Cohort,
+    inputs: Inputs,
+    *,
+    names: Sequence[str] | None = None,
+    config: FitConfig = FitConfig(),
+    **shape: Any,
 ) -> Fitted:
     """Build an ECG-MoE for a cohort and fit it: the one call of the chapters and the command line.
 
@@ -254,7 +261,7 @@ def train(
     """
     names = tuple(inputs.features) if names is None else tuple(names)
     base = ECGMoEConfig(
-        d_features={name: inputs.features[name].shape[1] for name in names} or {},
+        d_features={name: inputs.features[name].shape[1] for name in names},
         n_characteristics=inputs.characteristics_BA.shape[1],
         tasks=tuple(cohort.tasks),
         n_leads=inputs.beats.beat_BNCL.shape[2],
@@ -263,5 +270,5 @@ def train(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ECGMoE(replace(base, **shape))  # type: ignore[arg-type]
+        model = ECGMoE(replace(base, **shape))
     return fit(model, inputs, cohort, config)

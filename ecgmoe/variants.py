@@ -32,7 +32,7 @@ def equal_windows(signal: np.ndarray | Tensor, fs: float, n_windows: int = 16, l
 class WindowNetwork(nn.Module, ABC):
     """Windows are embedded linearly with their position, mixed by :meth:`mix`, and pooled by one query a task."""
 
-    def __init__(self, n_leads: int, length: int, n_windows: int, n_characteristics: int, d_task: int, width: int = 64):
+    def __init__(self, n_leads: int, length: int, n_windows: int, d_task: int, *, width: int = 64):
         super().__init__()
         self.embed = nn.Linear(n_leads * length, width)
         self.position_ND = nn.Parameter(0.02 * torch.randn(n_windows, width))
@@ -43,6 +43,7 @@ class WindowNetwork(nn.Module, ABC):
         """Mixed windows (B, N, D), or what was read from them, and the weights of the experts that did it (B, E)."""
 
     def forward(self, beats: Beats, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
+        """Features a task from equal windows; the signal characteristics are not used here."""
         h_BND = self.embed(beats.beat_BNCL.flatten(2)) + self.position_ND
         h_BND, gate_BE = self.mix(h_BND)
         K = len(task_KD)
@@ -65,6 +66,7 @@ class PlainMoE(WindowNetwork):
         self.norm = nn.LayerNorm(width)
 
     def mix(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the experts' answers, weighted by the gate of the window."""
         gate_BNE = self.gate(h_BND).softmax(-1)
         out_BNED = torch.stack([expert(h_BND) for expert in self.experts], 2)
         return self.norm(h_BND + torch.einsum("bne,bned->bnd", gate_BNE, out_BNED)), gate_BNE.mean(1)
@@ -83,6 +85,7 @@ class TimeMoE(WindowNetwork):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
     def mix(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend over the windows, then let the chosen experts and the shared one answer."""
         x_BND = self.norms[0](h_BND)
         h_BND = h_BND + self.attention(x_BND, x_BND, x_BND, need_weights=False)[0]
         x_BND = self.norms[1](h_BND)
@@ -103,6 +106,7 @@ class SelfAttention(WindowNetwork):
         self.blocks = nn.TransformerEncoder(block, 2, nn.LayerNorm(width), enable_nested_tensor=False)
 
     def mix(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Two transformer blocks; there is one expert."""
         return self.blocks(h_BND), h_BND.new_ones(len(h_BND), 1)
 
 
@@ -119,6 +123,7 @@ class CrossAttention(WindowNetwork):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
 
     def mix(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries after reading; there is one expert."""
         query_BQD = self.query_QD.expand(len(h_BND), -1, -1)
         for i in range(2):
             x_BQD = self.norms[2 * i](query_BQD)

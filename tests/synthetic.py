@@ -9,7 +9,9 @@ from ecgmoe.datasets import Card, Cohort
 FS = 250.0
 
 
-def ecg(rr_s: list[float], fs: float = FS, seconds: float = 10.0, leads: int = 12, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+def ecg(
+    rr_s: list[float], fs: float = FS, seconds: float = 10.0, leads: int = 12, noise: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
     """A plain ECG of Gaussian P, QRS and T waves; returns (1, leads, samples) and the true R positions."""
     at = 0.5 + np.cumsum([0.0, *rr_s])
     at = at[at < seconds - 0.3]

@@ -1,9 +1,8 @@
-"""Beats: what the detector finds must not depend on scale, polarity, rate or company, and oddities must not break it."""
+"""Beats: what the detector finds must not depend on scale, polarity, rate or company; oddities must not break it."""
 
 import numpy as np
 import pytest
 import torch
-
 from synthetic import ecg
 
 from ecgmoe import beats, tasks

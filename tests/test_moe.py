@@ -75,9 +75,15 @@ def test_without_rr_inputs_nothing_of_the_intervals_gets_in(inputs):
         beats=inputs.beats._replace(rr_BN2=inputs.beats.rr_BN2 * 1.7),
         characteristics_BA=inputs.characteristics_BA.index_fill(1, torch.arange(5), 3.0),
     )
-    blind, seeing = build(rr_inputs=False), build()
+    blind, seeing = build(characteristics="no_rr"), build()
     torch.testing.assert_close(blind(inputs).logits, blind(changed).logits)
     assert not torch.allclose(seeing(inputs).logits["rr"], seeing(changed).logits["rr"])
+
+
+def test_without_characteristics_only_the_backbone_speaks(inputs):
+    model = build(characteristics="none", periodic="none")
+    other = inputs._replace(characteristics_BA=inputs.characteristics_BA + 1)
+    torch.testing.assert_close(model(inputs).logits, model(other).logits)
 
 
 def test_the_gate_depends_on_task_and_signal(inputs):

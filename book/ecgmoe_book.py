@@ -1,0 +1,163 @@
+"""Local Sphinx extension: the book shows exactly what papermill executed.
+
+At start-up it has every chapter executed whose run no longer holds, puts the executed notebooks where Sphinx reads them
+(``book/notebooks/``, ignored by git), and writes the page fragments that depend on the runs or on the repository's
+address. A chapter that fails is shown as far as it came, and the build ends in an error that names chapter and cell.
+"""
+
+import hashlib
+import importlib.util
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import SphinxError
+
+from ecgmoe import __version__, chapters
+
+BOOK = Path(__file__).resolve().parent
+ROOT = BOOK.parent
+
+#: A forge whose links the theme can make; an address with a user name or a token in it does not match.
+PUBLIC_ADDRESS = re.compile(r"https://(?:github|gitlab)\.com/[\w.-]+/[\w.-]+?(?=(?:\.git)?/?$)")
+
+#: Packages whose versions decide the numbers.
+PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "wfdb", "neurokit2", "papermill")
+
+
+class ChaptersFailed(SphinxError):
+    """At least one chapter raised while it was executed."""
+
+    category = "Chapters failed"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Execute what is missing, then lay out the sources; called by Sphinx before it reads anything."""
+    report = chapters.run(root=ROOT)
+    print("\n".join(chapters.describe(report)))
+    state = hashlib.sha256()
+    for name in chapters.names(ROOT):
+        shown = report.folder / f"{name}{'.failed' if name in report.failures else ''}.ipynb"
+        page = page_of(shown)
+        state.update(page.encode())
+        write_if_changed(BOOK / "notebooks" / f"{name}.ipynb", page)
+    for stale in set((BOOK / "notebooks").glob("*.ipynb")) - {
+        BOOK / "notebooks" / f"{name}.ipynb" for name in chapters.names(ROOT)
+    }:
+        stale.unlink()
+    write_if_changed(BOOK / "_generated" / "runs.md", "\n".join(runs_table(report)) + "\n")
+
+    def finish(app: Sphinx, exception: Exception | None) -> None:
+        if report.failures and exception is None:
+            raise ChaptersFailed("\n".join(f"{name}, {error}" for name, error in report.failures.items()))
+
+    app.add_config_value("ecgmoe_runs", "", "env")
+    app.connect("config-inited", lambda app, config: configure(config, state.hexdigest()), priority=100)
+    app.connect("html-page-context", point_to_sources, priority=900)
+    app.connect("build-finished", finish)
+    return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def page_of(executed: Path) -> str:
+    """Executed notebook as the book shows it: papermill's bookkeeping (times, paths of this machine) left out."""
+    notebook = nbformat.read(executed, as_version=4)
+    for part in (notebook, *notebook.cells):
+        part.metadata.pop("papermill", None)
+    return nbformat.writes(notebook) + "\n"
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write ``text`` unless ``path`` holds it already: an unchanged page is not read again."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def runs_table(report: chapters.Report) -> Iterator[str]:
+    """Markdown: how long each chapter ran, with its slowest cell, and in which environment."""
+    yield "| chapter | executed (UTC) | duration (s) | slowest cell (s) | machine | Python |"
+    yield "|---|---|---:|---:|---|---|"
+    for name in chapters.names(ROOT):
+        path = report.folder / f"{name}.ipynb"
+        if name in report.failures or not path.exists():
+            yield f"| `{name}` | failed | | | | |"
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        times, run = notebook.metadata.papermill, notebook.metadata.ecgmoe
+        slowest = max(cell.metadata.papermill.duration or 0.0 for cell in notebook.cells)
+        started = times.start_time[:16].replace("T", " ")
+        yield f"| `{name}` | {started} | {times.duration:.0f} | {slowest:.0f} | {run.machine} | {run.python} |"
+    yield ""
+    yield "| package | version |"
+    yield "|---|---|"
+    yield f"| Python | {platform.python_version()} |"
+    yield from (f"| {package} | {version(package)} |" for package in PACKAGES)
+
+
+def repository_url(setting: str) -> str:
+    """Address of the repository: the setting, else a public https remote ``origin``, else empty."""
+    if not setting:
+        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+        try:
+            setting = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        except FileNotFoundError:
+            return ""
+    match = PUBLIC_ADDRESS.match(setting)
+    return match.group() if match else ""
+
+
+def configure(config: Config, state: str) -> None:
+    """Settings that only the build knows: state of the runs, address of the repository, the local MathJax."""
+    config["ecgmoe_runs"] = state
+    options = config["html_theme_options"]
+    url = repository_url(options.get("repository_url", ""))
+    options["repository_url"] = url
+    for button in ("use_repository_button", "use_issues_button", "use_edit_page_button"):
+        options[button] = bool(url)
+    if not url:
+        options["launch_buttons"] = {}
+    write_if_changed(BOOK / "_generated" / "citation.md", citation(url))
+    mathjax = importlib.util.find_spec("sphinx-mathjax-offline")
+    if mathjax is None or mathjax.origin is None:
+        raise SphinxError("sphinx-mathjax-offline is not installed: run `make book`")
+    config["html_static_path"].append(str(Path(mathjax.origin).parent / "static" / "mathjax" / "tex-svg-full.js"))
+
+
+def citation(url: str) -> str:
+    """BibTeX entry from CITATION.cff, with the repository's address where it is known."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    fields = {
+        "author": " and ".join(f"{{{author['name']}}}" for author in cff["authors"]),
+        "title": f"{{{cff['title']}}}",
+        "version": cff["version"],
+        "year": str(cff["date-released"])[:4],
+    }
+    if url:
+        fields["url"] = url
+    lines = [f"  {key:<7} = {{{value}}}," for key, value in fields.items()]
+    return "\n".join(["```bibtex", "@software{ecgmoe,", *lines, "}", "```", ""])
+
+
+def point_to_sources(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
+    """Make launch and edit links point at ``notebooks/``: the copies under ``book/`` are not in the repository."""
+    if pagename.startswith("notebooks/"):
+        context["header_buttons"] = at_sources(context.get("header_buttons", []))
+
+
+def at_sources(value: Any) -> Any:
+    """``value`` with every ``book/notebooks/`` in its texts replaced, also where it is percent-encoded."""
+    if isinstance(value, str):
+        return re.sub(r"book(/|%2F)notebooks(?=/|%2F)", "notebooks", value)
+    if isinstance(value, dict):
+        return {key: at_sources(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [at_sources(item) for item in value]
+    return value

@@ -1,0 +1,31 @@
+"""Figures of the book: each function returns a matplotlib figure that is already closed, so that it shows once."""
+
+from ecgmoe.plots.audit import claimed_and_recomputed, printed_against_constants, printed_zero_shot
+from ecgmoe.plots.model import architecture, costs, gates, predictions, scores_by_model, training_curves
+from ecgmoe.plots.recordings import ecg_paper, label_coverage, label_distributions, rhythm_counts, rhythm_strips
+from ecgmoe.plots.rhythm import aligned_beats, peaks_on_strip, poincare, rr_agreement
+from ecgmoe.plots.style import COLOURS, SPLIT_COLOURS, style
+
+__all__ = [
+    "COLOURS",
+    "SPLIT_COLOURS",
+    "aligned_beats",
+    "architecture",
+    "claimed_and_recomputed",
+    "costs",
+    "ecg_paper",
+    "gates",
+    "label_coverage",
+    "label_distributions",
+    "peaks_on_strip",
+    "poincare",
+    "predictions",
+    "printed_against_constants",
+    "printed_zero_shot",
+    "rhythm_counts",
+    "rhythm_strips",
+    "rr_agreement",
+    "scores_by_model",
+    "style",
+    "training_curves",
+]

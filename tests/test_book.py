@@ -1,0 +1,323 @@
+"""The book: its sources, its machinery on a small book, and the rendered pages."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+
+
+def load_extension():
+    spec = importlib.util.spec_from_file_location("ecgmoe_book", ROOT / "book" / "ecgmoe_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+book = load_extension()
+
+
+# --- the sources
+
+
+def test_every_chapter_is_in_the_contents_and_every_page_exists():
+    assert [f"notebooks/{path.stem}" for path in NOTEBOOKS] == [page for page in PAGES if page.startswith("notebooks/")]
+    prose = [page for page in [TOC["root"], *PAGES] if not page.startswith("notebooks/")]
+    assert all((ROOT / "book" / f"{page}.md").exists() for page in prose)
+    assert {path.stem for path in (ROOT / "book").glob("*.md")} == set(prose)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_is_a_clean_source(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert notebook.cells[0].source.startswith("# ")
+    assert [cell for cell in code if "parameters" in cell.metadata.get("tags", [])] == code[:1]
+    assert not any(re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/", cell.source) for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_figure_has_a_caption_a_name_and_an_alternative_text(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        shown = cell.metadata.get("mystnb", {})
+        if "figure" in shown or "image" in shown:
+            assert len(shown["figure"]["caption"]) > 20, cell.source
+            assert shown["figure"]["name"].startswith("fig-")
+            assert len(shown["image"]["alt"]) > 20, cell.source
+
+
+def test_parameters_bear_the_same_type_default_and_comment_everywhere():
+    lines = {}
+    for path in NOTEBOOKS:
+        cells = nbformat.read(path, as_version=4).cells
+        source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+        for line in source.splitlines():
+            match = re.fullmatch(r"(\w+): \w+ = .+?  # .+", line)
+            assert match, f"{path.stem}: a parameter needs a type, a value and a comment: {line}"
+            lines.setdefault(match.group(1), {})[line] = path.stem
+    assert {name: seen for name, seen in lines.items() if len(seen) > 1} == {}
+
+
+def test_every_reference_of_the_bibliography_is_complete():
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    assert len({key for key, _ in entries}) == len(entries) > 5
+    for key, fields in entries:
+        assert re.search(r"\byear\s*=", fields), key
+        assert re.search(r"\b(doi|url)\s*=", fields), key
+
+
+# --- the machinery
+
+
+@pytest.mark.parametrize(
+    ("setting", "address"),
+    [
+        ("https://github.com/someone/ecgmoe", "https://github.com/someone/ecgmoe"),
+        ("https://github.com/someone/ecg.moe.git", "https://github.com/someone/ecg.moe"),
+        ("https://gitlab.com/someone/ecgmoe/", "https://gitlab.com/someone/ecgmoe"),
+        ("https://user:token@github.com/someone/ecgmoe", ""),
+        ("git@github.com:someone/ecgmoe.git", ""),
+        ("https://forge.internal/someone/ecgmoe", ""),
+        ("/srv/git/ecgmoe.git", ""),
+    ],
+)
+def test_only_a_public_address_makes_links(setting, address):
+    assert book.repository_url(setting) == address
+
+
+def test_without_a_setting_the_remote_origin_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert book.repository_url("") == ""
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "remote", "add", "origin", "https://github.com/someone/ecgmoe.git"], check=True)
+    assert book.repository_url("") == "https://github.com/someone/ecgmoe"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert book.repository_url("") == ""
+
+
+def test_links_point_at_the_sources_and_not_at_the_copies():
+    links = [
+        {"url": "https://github.com/a/b/blob/main/book/notebooks/01_data.ipynb", "buttons": ["book/intro.md"]},
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fbook%2Fnotebooks%2F01_data.ipynb",
+        True,
+    ]
+    assert book.at_sources(links) == [
+        {"url": "https://github.com/a/b/blob/main/notebooks/01_data.ipynb", "buttons": ["book/intro.md"]},
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab%2Ftree%2Fnotebooks%2F01_data.ipynb",
+        True,
+    ]
+
+
+def test_the_citation_has_the_address_only_where_it_is_known():
+    assert "url" not in book.citation("")
+    assert "url     = {https://github.com/a/b}" in book.citation("https://github.com/a/b")
+    assert "{The ecgmoe developers}" in book.citation("")
+
+
+SHOWN = "shown = 6 * 7\nshown"
+
+
+def write_chapter(checkout, name, source):
+    cells = [
+        new_markdown_cell(f"# Chapter {name}\n\n$$ a = b $$ (eq-{name})"),
+        new_code_cell("seed: int = 0  # random seed", metadata={"tags": ["parameters"]}),
+        new_code_cell(source),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=metadata), checkout / "notebooks" / f"{name}.ipynb")
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in small, with this book's machinery and two chapters of its own."""
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    for folder in ("book/_static", "notebooks", "ecgmoe"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("CITATION.cff", "constraints.txt", *(f"book/{page}" for page in ("ecgmoe_book.py", "references.bib"))):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("runs", "citing", "bibliography"):
+        shutil.copy(ROOT / "book" / f"{name}.md", tmp_path / "book")
+    shutil.copy(ROOT / "book" / "_static" / "book.css", tmp_path / "book" / "_static")
+    for name in ("__init__.py", "chapters.py"):
+        shutil.copy(ROOT / "ecgmoe" / name, tmp_path / "ecgmoe")
+    (tmp_path / "book" / "intro.md").write_text("# Small book\n", encoding="utf-8")
+    pages = [{"file": page} for page in ("notebooks/01_a", "notebooks/02_b", "runs", "citing", "bibliography")]
+    toc = {"format": "jb-book", "root": "intro", "parts": [{"caption": "All", "chapters": pages}]}
+    (tmp_path / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+    write_chapter(tmp_path, "01_a", SHOWN)
+    write_chapter(tmp_path, "02_b", "'second chapter'")
+    return tmp_path
+
+
+def build(checkout):
+    """Build the small book from its root by the command that the README's `make book` calls."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"],
+        cwd=checkout,
+        env=os.environ
+        | {"PYTHONPATH": str(checkout), "NO_COLOR": "1", "GIT_CEILING_DIRECTORIES": str(checkout.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_book_shows_the_runs_repeats_nothing_and_turns_red_on_a_failure(checkout):
+    first = build(checkout)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "2 executed, 0 unchanged, 0 failed" in first.stdout
+    page = checkout / "_build" / "html" / "notebooks" / "01_a.html"
+    assert ">42\n" in page.read_text(encoding="utf-8")
+    run = nbformat.read(checkout / "runs" / "book" / "01_a.ipynb", as_version=4)
+    copy = nbformat.read(checkout / "book" / "notebooks" / "01_a.ipynb", as_version=4)
+    assert [cell.get("outputs") for cell in copy.cells] == [cell.get("outputs") for cell in run.cells]
+    assert "papermill" in run.metadata
+    assert "papermill" not in json.dumps(copy)
+    times = (checkout / "_build" / "html" / "runs.html").read_text(encoding="utf-8")
+    assert "02_b" in times
+    assert "transformers" in times
+    assert (checkout / "_build" / "html" / "_static" / "tex-svg-full.js").exists()
+
+    start = time.perf_counter()
+    second = build(checkout)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "0 executed, 2 unchanged, 0 failed" in second.stdout
+    assert "0 added, 0 changed, 0 removed" in second.stdout
+    assert time.perf_counter() - start < 60
+
+    write_chapter(checkout, "01_a", SHOWN.replace("7", "8"))
+    write_chapter(checkout, "02_b", "raise KeyError('lead')")
+    third = build(checkout)
+    assert third.returncode != 0
+    assert "02_b, cell 3 (raise KeyError('lead')): KeyError: 'lead'" in third.stdout + third.stderr
+    assert ">48\n" in page.read_text(encoding="utf-8")
+    assert "KeyError" in (checkout / "_build" / "html" / "notebooks" / "02_b.html").read_text(encoding="utf-8")
+
+    write_chapter(checkout, "02_b", "'second chapter'")
+    with (checkout / "ecgmoe" / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write("# an edit of the library\n")
+    fourth = build(checkout)
+    assert fourth.returncode == 0, fourth.stdout + fourth.stderr
+    assert "2 executed, 0 unchanged, 0 failed" in fourth.stdout
+
+
+# --- the rendered pages
+
+
+class Page(HTMLParser):
+    """What a rendered page refers to and shows."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.assets, self.images, self.classes = [], [], set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.classes.update((attributes.get("class") or "").split())
+        if tag == "img":
+            self.images.append(attributes)
+        if tag in ("script", "img", "iframe", "source", "video", "audio") and attributes.get("src"):
+            self.assets.append(attributes["src"])
+        if tag == "link" and {"stylesheet", "preload", "icon"} & set((attributes.get("rel") or "").split()):
+            self.assets.append(attributes["href"])
+
+
+@pytest.fixture(scope="module")
+def pages():
+    if not (HTML / "index.html").exists():
+        pytest.skip("needs the built book: make book")
+    return {page: Page(HTML / f"{page}.html") for page in [TOC["root"], *PAGES]}
+
+
+def test_pages_need_nothing_from_the_network(pages):
+    remote = {name: [asset for asset in page.assets if "//" in asset.split("?")[0]] for name, page in pages.items()}
+    assert {name: assets for name, assets in remote.items() if assets} == {}
+    for name, page in pages.items():
+        for asset in page.assets:
+            assert (HTML / name).parent.joinpath(asset.split("?")[0]).exists(), f"{name}: {asset}"
+    for style in (HTML / "_static").rglob("*.css"):
+        assert not re.search(r"""(@import|url\()\s*["']?(https?:)?//""", style.read_text(encoding="utf-8")), style
+
+
+def test_every_image_has_an_alternative_text(pages):
+    shown = {name: [image for image in page.images if not image.get("alt")] for name, page in pages.items()}
+    assert {name: images for name, images in shown.items() if images} == {}
+
+
+def test_every_chapter_shows_a_figure_and_no_stray_output(pages):
+    for path in NOTEBOOKS:
+        page = pages[f"notebooks/{path.stem}"]
+        assert page.images, f"{path.stem} has no figure"
+        assert not {"stderr", "traceback", "problematic"} & page.classes, path.stem
+
+
+def test_the_book_shows_what_papermill_executed(pages):
+    for path in NOTEBOOKS:
+        run = nbformat.read(ROOT / "runs" / "book" / path.name, as_version=4)
+        copy = nbformat.read(ROOT / "book" / "notebooks" / path.name, as_version=4)
+        assert run.metadata.papermill.exception is None
+        assert run.metadata.papermill.parameters == {}
+        assert [cell.get("outputs") for cell in copy.cells] == [cell.get("outputs") for cell in run.cells]
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browse(pages):
+    """Page after its scripts ran in a browser without any network, as HTML."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("the browser tests need chromium")
+        pytest.skip("needs chromium")
+
+    def dump(page, query=""):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
+        offline = "--host-resolver-rules=MAP * ~NOTFOUND"
+        url = (HTML / f"{page}.html").as_uri() + query
+        done = subprocess.run([browser, *flags, offline, url], capture_output=True, text=True, check=True, timeout=120)
+        return done.stdout
+
+    return dump
+
+
+@pytest.mark.slow
+def test_formulas_are_set_without_network(pages, browse):
+    with_formulas = [name for name, page in pages.items() if "math" in page.classes]
+    assert with_formulas
+    for name in with_formulas:
+        seen = browse(name)
+        assert "<mjx-container" in seen, name
+        assert "mjx-merror" not in seen, name
+        assert "data-mjx-error" not in seen, name
+
+
+@pytest.mark.slow
+def test_the_search_works_from_the_file_system(browse):
+    assert re.search(r'<a href="[^"]*rerun\.html', browse("search", "?q=jupyterlab"))
