@@ -205,8 +205,8 @@ def segment_beats(
         Points of a beat, beats of a record (the first ones are taken).
     window : (float, float) or None
         Seconds before and after the R-peak: every beat is R-centred and keeps its durations. None normalises phase:
-        a beat spans from a third of its RR interval before the R-peak to two thirds after it (with a record of one
-        beat, the interval is taken as 0.8 s).
+        a third of the points covers the last third of the RR interval before the R-peak, two thirds of them the
+        first two thirds of the interval after it (in a record of one beat, an interval is taken as 0.8 s).
 
     Returns
     -------
@@ -229,11 +229,11 @@ def segment_beats(
     if window is None:
         own_BN2 = torch.where(rr_BN2 > 0, rr_BN2, rr_BN2.flip(-1))
         own_BN2 = torch.where(own_BN2 > 0, own_BN2, torch.full_like(own_BN2, 0.8))
-        start_BN, end_BN = -own_BN2[..., 0] / 3, own_BN2[..., 1] * 2 / 3
+        phase_L = torch.linspace(-1 / 3, 2 / 3, length, device=x_BCT.device)
+        seconds_BNL = torch.where(phase_L < 0, own_BN2[..., :1], own_BN2[..., 1:]) * phase_L
     else:
-        start_BN, end_BN = torch.full_like(at_BN, -window[0]), torch.full_like(at_BN, window[1])
-    fraction_L = torch.linspace(0, 1, length, device=x_BCT.device)
-    position_BNL = at_BN[..., None] + fs * (start_BN[..., None] + (end_BN - start_BN)[..., None] * fraction_L)
+        seconds_BNL = torch.linspace(-window[0], window[1], length, device=x_BCT.device).expand(B, max_beats, length)
+    position_BNL = at_BN[..., None] + fs * seconds_BNL
     position_BNL = position_BNL.clamp(0, T - 1)
     floor_BNL = position_BNL.floor().clamp_max(max(T - 2, 0))
     weight_BNL = position_BNL - floor_BNL

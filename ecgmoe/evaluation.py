@@ -1,25 +1,18 @@
-"""Metrics with patient-level intervals, paired comparisons, and the floors that every table carries.
+"""Metrics with patient-level intervals, paired comparisons, and tables beside the paper's.
 
 Predictions are ``{task: array}`` for ALL records of a cohort: regression (records,) in the unit of the label, binary
 (records,) probability of class 1, multiclass (records, classes) probabilities. A task that the cohort has no label for
 is absent. Targets are ``{task: (records,) float32}`` with NaN where the label is missing; such records are left out.
 
-Nothing here is fitted outside the training folds; what is chosen, is chosen on the validation fold.
 Intervals are percentile bootstraps over PATIENTS (Efron and Tibshirani 1993): all records of a patient come together.
 
 Shape legend: N records with a label, K resamples (the first of them the sample itself), C classes.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from ecgmoe.datasets import Cohort
 from ecgmoe.paper import Table
@@ -29,10 +22,6 @@ Predictions = Mapping[str, np.ndarray]
 
 #: A rhythm counts in macro averages from this many evaluated records on; fewer make a class's F1 a matter of chance.
 MIN_CLASS_RECORDS = 10
-
-#: Strengths of regularisation tried on the validation fold, strong to weak.
-RIDGE_ALPHAS = (1e5, 1e4, 1e3, 1e2, 1e1, 1e0)
-LOGISTIC_CS = (1e-4, 1e-3, 1e-2, 1e-1, 1e0)
 
 #: Names of the floors, in the order of the tables.
 ZERO, MEAN, MEDIAN, PEAKS, INTERVALS = (
@@ -72,7 +61,7 @@ def _auroc(positive_N: np.ndarray, score_N: np.ndarray, w_KN: np.ndarray) -> np.
     return _ratio((pos_KG * below_KG).sum(1), pos_KG.sum(1) * neg_KG.sum(1))
 
 
-def _metrics(task: Task, target_N: np.ndarray, prediction: np.ndarray, w_KN: np.ndarray) -> dict[str, np.ndarray]:
+def metrics(task: Task, target_N: np.ndarray, prediction: np.ndarray, w_KN: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of a task as (K,), headline first."""
     if task.kind == "regression":
         error_N = prediction.astype(float) - target_N
@@ -131,7 +120,7 @@ def _interval(values_K: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _labelled(targets: Mapping[str, np.ndarray], name: str, where: np.ndarray | None = None) -> np.ndarray:
+def has_label(targets: Mapping[str, np.ndarray], name: str, where: np.ndarray | None = None) -> np.ndarray:
     """Mask the records with a label of a task (among ``where``); raises ValueError if there is none."""
     labelled = np.isfinite(targets[name]) if where is None else np.isfinite(targets[name]) & where
     if not labelled.any():
@@ -178,8 +167,8 @@ def evaluate(
     for name, task in TASKS.items():
         if name not in predictions or name not in targets:
             continue
-        labelled = _labelled(targets, name)
-        values = _metrics(
+        labelled = has_label(targets, name)
+        values = metrics(
             task,
             targets[name][labelled],
             _checked(task, predictions[name], labelled),
@@ -232,10 +221,10 @@ def paired_difference(
     for name, task in TASKS.items():
         if name not in predictions_a or name not in predictions_b or name not in targets:
             continue
-        labelled = _labelled(targets, name)
+        labelled = has_label(targets, name)
         w_KN = _weights(np.asarray(patients)[labelled], n_boot, seed)
         a_K, b_K = (
-            _metrics(task, targets[name][labelled], _checked(task, predictions[name], labelled), w_KN)[task.metric]
+            metrics(task, targets[name][labelled], _checked(task, predictions[name], labelled), w_KN)[task.metric]
             for predictions in (predictions_a, predictions_b)
         )
         difference_K = a_K - b_K
@@ -267,6 +256,8 @@ def compare(
 ) -> pd.DataFrame:
     """Compare a model with others on the test fold, with p values adjusted over all rows by :func:`holm`.
 
+    One of the two is called better where the adjusted p value is below 0.05.
+
     Parameters
     ----------
     runs : mapping of str to predictions
@@ -292,12 +283,62 @@ def compare(
     if not parts:
         raise ValueError("nothing to compare with")
     table = pd.concat(parts, ignore_index=True).rename(columns={"a": "model_value", "b": "baseline_value"})
-    table["better"] = table["better"].map({"a": "model", "b": "baseline", "neither": "neither"})
-    table["p_holm"] = holm(table["p"].to_numpy())
+    table = _adjusted(table)
     order = ["task", "baseline", "metric", "model_value", "baseline_value", "difference", "low", "high", "p", "p_holm"]
     table["task"] = pd.Categorical(table["task"], categories=list(TASKS), ordered=True)
     table = table.sort_values("task", kind="stable", ignore_index=True).astype({"task": str})
     return table[[*order, "better"]]
+
+
+def _adjusted(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with ``p_holm``, and ``better`` as model, baseline or, where it is not below 0.05, neither."""
+    p_holm = holm(pairs["p"].to_numpy())
+    better = pairs["better"].map({"a": "model", "b": "baseline", "neither": "neither"}).where(p_holm < 0.05, "neither")
+    return pairs.assign(p_holm=p_holm, better=better)
+
+
+def against_best(
+    runs: Mapping[str, Predictions], model: str, cohort: Cohort, *, n_boot: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Compare a model, task by task, with that other run which is best on the validation fold.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`compare`, one row a task; p values are adjusted over the tasks.
+    """
+    others = {name: run for name, run in runs.items() if name != model}
+    parts = [
+        compare(
+            {model: {task: runs[model][task]}, name: {task: others[name][task]}},
+            model,
+            cohort,
+            n_boot=n_boot,
+            seed=seed,
+        )
+        for task, name in best_on_validation(others, cohort).items()
+        if task in runs[model]
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    sign = np.array([1 if TASKS[name].higher_is_better else -1 for name in table["task"]])
+    return _adjusted(table.assign(better=np.where(sign * table["difference"] > 0, "a", "b")))
+
+
+def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
+    """What :func:`compare` or :func:`against_best` found, as text for :func:`ecgmoe.results.table`."""
+    return pd.DataFrame(
+        {
+            "Task": [task_label(TASKS[name]) for name in pairs["task"]],
+            "Compared with": pairs["baseline"],
+            f"{model} minus that": [
+                f"{row.difference:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in pairs.itertuples()
+            ],
+            "p (Holm)": [f"{p:.3f}" for p in pairs["p_holm"]],
+            "Clearly better": pairs["better"]
+            .replace("model", model)
+            .where(pairs["better"] != "baseline", pairs["baseline"]),
+        }
+    )
 
 
 def best_on_validation(runs: Mapping[str, Predictions], cohort: Cohort) -> dict[str, str]:
@@ -389,164 +430,3 @@ def paper_table(
             label = ""
     table = pd.DataFrame(rows, columns=["Task", "Model", "Paper", "This run"])
     return table if paper is not None else table.drop(columns="Paper")
-
-
-# --- floors and linear readings of features -------------------------------------------------------------------------
-
-
-def _constant(task: Task, value: float | np.ndarray, n: int) -> np.ndarray:
-    return np.broadcast_to(np.asarray(value, np.float32), (n, len(task.classes)) if np.ndim(value) else (n,)).copy()
-
-
-def floors(
-    cohort: Cohort, peak_rr: np.ndarray | None = None, intervals: pd.DataFrame | np.ndarray | None = None
-) -> dict[str, dict[str, np.ndarray]]:
-    """Predictions of the floors that every table carries, by name (:data:`FLOORS`).
-
-    Parameters
-    ----------
-    cohort : Cohort
-    peak_rr : ndarray of shape (records,), optional
-        Mean RR interval by an R-peak detector, ms; NaN (no interval found) becomes the train median.
-    intervals : DataFrame or ndarray of shape (records, intervals), optional
-        Classical intervals and axes; NaN where there is none.
-
-    Returns
-    -------
-    dict of str to predictions
-        *Zero*: 0 for regressions. *Train mean / majority*: train mean; train shares of the classes, so that the
-        majority is named. *Train median*: regressions. *R-peak detector*: RR only. *Classical intervals*: ridge and
-        logistic regression on them.
-    """
-    n, train, targets = len(cohort), cohort.split == "train", cohort.targets()
-    out: dict[str, dict[str, np.ndarray]] = {ZERO: {}, MEAN: {}, MEDIAN: {}}
-    for name, task in cohort.tasks.items():
-        known = targets[name][_labelled(targets, name, train)]
-        if task.kind == "regression":
-            out[ZERO][name] = _constant(task, 0.0, n)
-            out[MEAN][name] = _constant(task, float(known.mean(dtype=float)), n)
-            out[MEDIAN][name] = _constant(task, float(np.median(known)), n)
-        elif task.kind == "binary":
-            out[MEAN][name] = _constant(task, float(known.mean(dtype=float)), n)
-        else:
-            shares = np.bincount(known.astype(int), minlength=len(task.classes)) / len(known)
-            out[MEAN][name] = _constant(task, shares, n)
-    if peak_rr is not None and "rr" in cohort.tasks:
-        out[PEAKS] = {"rr": np.where(np.isfinite(peak_rr), peak_rr, out[MEDIAN]["rr"]).astype(np.float32)}
-    if intervals is not None:
-        x = np.asarray(intervals, float)
-        out[INTERVALS] = _linear(np.where(np.isfinite(x), x, np.nan), cohort)
-    return out
-
-
-def _linear(features: np.ndarray, cohort: Cohort) -> dict[str, np.ndarray]:
-    """Ridge and logistic regression (records, D) → predictions: fitted on train, strength chosen on validation."""
-    if len(features) != len(cohort):
-        raise ValueError(f"{len(features)} rows of features for {len(cohort)} records")
-    train, targets = cohort.split == "train", cohort.targets()
-    prepare = make_pipeline(
-        SimpleImputer(strategy="median", keep_empty_features=True, add_indicator=True), StandardScaler()
-    )
-    prepare.fit(features[train])
-    x = prepare.transform(features)
-    out = {}
-    for name, task in cohort.tasks.items():
-        fit = _labelled(targets, name, train)
-        choose = _labelled(targets, name, cohort.split == "validation")
-        regression = task.kind == "regression"
-        candidates = _ridges(x, targets[name], fit) if regression else _logistics(task, x, targets[name], fit)
-        ones = np.ones((1, int(choose.sum())))
-        sign = -1 if task.higher_is_better else 1
-        losses = [sign * _metrics(task, targets[name][choose], c[choose], ones)[task.metric][0] for c in candidates]
-        out[name] = candidates[int(np.argmin(losses))]
-    return out
-
-
-def _ridges(x: np.ndarray, target: np.ndarray, fit: np.ndarray) -> list[np.ndarray]:
-    return [Ridge(alpha=a).fit(x[fit], target[fit]).predict(x).astype(np.float32) for a in RIDGE_ALPHAS]
-
-
-def _logistics(task: Task, x: np.ndarray, target: np.ndarray, fit: np.ndarray) -> list[np.ndarray]:
-    """Probabilities by strength, and for macro-F1 also with balanced class weights."""
-    classes = np.unique(target[fit]).astype(int)
-    if len(classes) == 1:
-        only = float(classes[0]) if task.kind == "binary" else np.eye(len(task.classes))[classes[0]]
-        return [_constant(task, only, len(x))]
-    candidates = []
-    for weight in (None, "balanced") if task.metric == "macro_f1" else (None,):
-        # Each fit starts from the stronger regularisation before it; a path cut short is a little more regular.
-        model = LogisticRegression(max_iter=200, class_weight=weight, warm_start=True)
-        for c in LOGISTIC_CS:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.set_params(C=c).fit(x[fit], target[fit].astype(int))
-            found = model.predict_proba(x).astype(np.float32)
-            if task.kind == "binary":
-                candidates.append(found[:, 1])
-            else:
-                full = np.zeros((len(x), len(task.classes)), np.float32)
-                full[:, classes] = found
-                candidates.append(full)
-    return candidates
-
-
-def linear_probe_predictions(features: Mapping[str, np.ndarray], cohort: Cohort) -> dict[str, dict[str, np.ndarray]]:
-    """Read frozen features out linearly, the honest form of zero-shot.
-
-    Parameters
-    ----------
-    features : mapping of str to ndarray of shape (records, D)
-        Features by model, for all records.
-    cohort : Cohort
-
-    Returns
-    -------
-    dict of str to predictions
-        By model: ridge (regressions) and logistic regression (classes) on standardised features, fitted on train;
-        the strength of regularisation is the one with the best headline metric on the validation fold.
-
-    Raises
-    ------
-    ValueError
-        If a feature is not finite.
-    """
-    for model, values in features.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"{model}: features are not finite")
-    return {model: _linear(np.asarray(values, float), cohort) for model, values in features.items()}
-
-
-def random_head_predictions(
-    features: Mapping[str, np.ndarray], cohort: Cohort, seed: int
-) -> dict[str, dict[str, np.ndarray]]:
-    """Follow Table 1: frozen features under an UNTRAINED linear head, targets on their raw scale.
-
-    Parameters
-    ----------
-    features : mapping of str to ndarray of shape (records, D)
-    cohort : Cohort
-    seed : int
-        Seed of the heads; weights as PyTorch draws them for ``nn.Linear``. The global generator is left as it was.
-
-    Returns
-    -------
-    dict of str to predictions
-        By model.
-    """
-    import torch
-
-    out: dict[str, dict[str, np.ndarray]] = {}
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for model, values in features.items():
-            torch.manual_seed(seed)
-            x = torch.as_tensor(np.ascontiguousarray(values, np.float32))
-            out[model] = {}
-            for name, task in TASKS.items():
-                y = torch.nn.Linear(x.shape[1], task.n_outputs)(x)
-                if name not in cohort.tasks:
-                    continue
-                if task.kind == "multiclass":
-                    out[model][name] = y.softmax(1).numpy()
-                else:
-                    out[model][name] = (y.sigmoid() if task.kind == "binary" else y)[:, 0].numpy()
-    return out

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 #: Packages whose version can change a number.
 PACKAGES = ("ecgmoe", "numpy", "scipy", "pandas", "scikit-learn", "torch", "transformers", "peft", "momentfm", "wfdb")
+
+#: A number with its spread or interval; such a cell is not broken over lines.
+_FIGURE = re.compile(r"[-−+]?[\d.,]+ (± [\d.,]+|\[.*\])")
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -221,7 +225,8 @@ def _text(value: Any, places: int) -> str:
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return " ".join(value.replace("|", "\\|").split())
+        text = " ".join(value.replace("|", "\\|").split())
+        return text.replace(" ", "\N{NO-BREAK SPACE}") if _FIGURE.fullmatch(text) else text
     if not math.isfinite(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:,.{places}f}".replace("-", "−")

@@ -99,8 +99,11 @@ def test_beats_are_cut_around_the_peaks(regular):
 def test_phase_normalised_beats_stretch_with_the_interval():
     slow, at_slow = ecg([1.0] * 9)
     fast, at_fast = ecg([0.6] * 15)
-    cut = beats.segment_beats(np.concatenate([slow, fast]), FS, [at_slow, at_fast], window=None, length=90)
-    # The R-peak lies a third of the way through, whatever the rate.
+    uneven, at_uneven = ecg([0.6, 1.1] * 7)
+    cut = beats.segment_beats(
+        np.concatenate([slow, fast, uneven]), FS, [at_slow, at_fast, at_uneven], window=None, length=90
+    )
+    # The R-peak lies a third of the way through, whatever the rate, and whatever the neighbouring intervals.
     peak = cut.beat_BNCL[:, 1:6, 11].argmax(-1)
     assert (torch.abs(peak - 30) <= 1).all()
 

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from ecgmoe import baselines, paper
 from ecgmoe import evaluation as ev
-from ecgmoe import paper
 from ecgmoe.datasets import Card, Cohort
 from ecgmoe.tasks import RHYTHMS, TASKS
 
@@ -99,8 +99,8 @@ def test_resampled_metrics_equal_resampled_records(data):
         w = ev._weights(patients[known], 1, seed=3)
         repeated = np.repeat(np.arange(known.sum()), w[1].astype(int))
         y, p = targets[name][known], predictions[name][known]
-        resampled = ev._metrics(task, y, p, w)
-        again = ev._metrics(task, y[repeated], p[repeated], np.ones((1, len(repeated))))
+        resampled = ev.metrics(task, y, p, w)
+        again = ev.metrics(task, y[repeated], p[repeated], np.ones((1, len(repeated))))
         for metric, values in resampled.items():
             assert values[1] == pytest.approx(again[metric][0]), (name, metric)
 
@@ -191,7 +191,7 @@ def test_compare_and_best_on_validation(data):
     cohort, _ = data
     good, other = noisy(cohort), noisy(cohort, seed=2)
     runs = {"a": good, "b": other | {"rr": other["rr"] + 200}, "c": {"rr": good["rr"] + 1}}
-    found = ev.compare(runs, "a", cohort, n_boot=200)
+    found = ev.compare(runs, "a", cohort, n_boot=1000)
     assert list(found["task"].unique()) == list(TASKS)
     row = found[(found["task"] == "rr") & (found["baseline"] == "b")].iloc[0]
     assert row["better"] == "model" and row["p"] <= row["p_holm"]
@@ -200,13 +200,20 @@ def test_compare_and_best_on_validation(data):
     with pytest.raises(ValueError, match="nothing to compare"):
         ev.compare({"a": good}, "a", cohort)
     assert ev.best_on_validation({"b": runs["b"], "a": good}, cohort)["rr"] == "a"
+    best = ev.against_best(runs, "a", cohort, n_boot=1000)
+    assert dict(zip(best["task"], best["baseline"], strict=True)) == dict.fromkeys(TASKS, "b") | {"rr": "c"}
+    shown = ev.comparison_table(found, "ours")
+    assert shown["Clearly better"].tolist() == [
+        {"model": "ours", "baseline": name, "neither": "neither"}[better]
+        for name, better in zip(found["baseline"], found["better"], strict=True)
+    ]
     flipped = good | {"sex": 1 - good["sex"]}
     assert ev.best_on_validation({"flipped": flipped, "a": good}, cohort)["sex"] == "a"
 
 
 def test_score_table_and_paper_table(data):
     cohort, z = data
-    runs = {"TEMPO": noisy(cohort), **ev.floors(cohort, cohort.targets()["rr"])}
+    runs = {"TEMPO": noisy(cohort), **baselines.floors_from(cohort, cohort.targets()["rr"])}
     scores = ev.score_table(runs, cohort, n_boot=50)
     assert list(scores.columns) == ["model", "task", "metric", "value", "low", "high", "n"]
     assert set(scores[scores["model"] == ev.ZERO]["task"]) == {"rr", "age"}
@@ -235,15 +242,17 @@ def test_missing_tasks_are_said_to_be_missing():
     assert "potassium" not in set(scores["task"])
     shown = ev.paper_table(scores, paper.TABLE_2, tasks=["potassium"])
     assert set(shown["This run"]) == {"not available"}
-    assert all("potassium" not in run for run in ev.floors(cohort, intervals=np.ones((len(cohort), 2))).values())
-    assert "potassium" not in ev.random_head_predictions({"m": np.ones((len(cohort), 2))}, cohort, 0)["m"]
+    assert all(
+        "potassium" not in run for run in baselines.floors_from(cohort, intervals=np.ones((len(cohort), 2))).values()
+    )
+    assert "potassium" not in baselines.random_heads({"m": np.ones((len(cohort), 2))}, cohort, 0)["m"]
 
 
 def test_floors(data):
     cohort, z = data
     targets, train = cohort.targets(), cohort.split == "train"
     peaks = np.where(np.arange(len(cohort)) % 7 == 0, np.nan, 800.0)
-    found = ev.floors(cohort, peaks, pd.DataFrame(z))
+    found = baselines.floors_from(cohort, peaks, pd.DataFrame(z))
     assert list(found) == list(ev.FLOORS)
     assert np.all(found[ev.ZERO]["rr"] == 0) and set(found[ev.ZERO]) == {"rr", "age"}
     assert found[ev.MEAN]["age"][0] == pytest.approx(np.nanmean(targets["age"][train]), rel=1e-6)
@@ -272,16 +281,16 @@ def test_nothing_is_fitted_outside_train(data, monkeypatch):
     table.loc[outside, "rhythm"] = RHYTHMS[9]
     changed = Cohort(cohort.card, table, cohort.signal, cohort.fs, cohort.skipped)
     moved = np.where(outside[:, None], 50.0, z)
-    before, after = ev.floors(cohort, intervals=z), ev.floors(changed, intervals=moved)
+    before, after = baselines.floors_from(cohort, intervals=z), baselines.floors_from(changed, intervals=moved)
     for name, run in before.items():
         for task, values in run.items():
             assert np.array_equal(values[~outside], after[name][task][~outside]), (name, task)
-    ridges, seen = ev._ridges, []
-    monkeypatch.setattr(ev, "_ridges", lambda *a: seen.append(ridges(*a)) or seen[-1])
+    ridges, seen = baselines._ridges, []
+    monkeypatch.setattr(baselines, "_ridges", lambda *a: seen.append(ridges(*a)) or seen[-1])
     table = cohort.table.copy()
     table.loc[cohort.split == "validation", "rr_interval"] = 3000.0
-    ev.floors(cohort, intervals=z)
-    ev.floors(Cohort(cohort.card, table, cohort.signal, cohort.fs, cohort.skipped), intervals=z)
+    baselines.floors_from(cohort, intervals=z)
+    baselines.floors_from(Cohort(cohort.card, table, cohort.signal, cohort.fs, cohort.skipped), intervals=z)
     assert np.array_equal(seen[0], seen[2])
 
 
@@ -291,21 +300,21 @@ def test_missing_intervals_are_imputed(data):
     holes[::3, 1] = np.nan
     holes[5, 0] = np.inf
     holes = np.c_[holes, np.full(len(z), np.nan)]
-    found = ev.floors(cohort, intervals=holes)[ev.INTERVALS]
+    found = baselines.floors_from(cohort, intervals=holes)[ev.INTERVALS]
     assert all(np.isfinite(values).all() for values in found.values())
     with pytest.raises(ValueError, match="rows of features"):
-        ev.floors(cohort, intervals=z[:-1])
+        baselines.floors_from(cohort, intervals=z[:-1])
 
 
 def test_a_class_that_never_occurs():
     cohort, z = make_cohort(300)
     cohort.table["sex"] = 1.0
     cohort.table["rhythm"] = RHYTHMS[2]
-    found = ev.floors(cohort, intervals=z)[ev.INTERVALS]
+    found = baselines.floors_from(cohort, intervals=z)[ev.INTERVALS]
     assert np.all(found["sex"] == 1) and np.all(found["rhythm"].argmax(1) == 2)
     cohort.table.loc[cohort.split == "validation", "age"] = np.nan
     with pytest.raises(ValueError, match="age: no labelled record"):
-        ev.floors(cohort, intervals=z)
+        baselines.floors_from(cohort, intervals=z)
 
 
 def test_linear_probe(data):
@@ -315,14 +324,14 @@ def test_linear_probe(data):
         "good": np.c_[z * [1, 10, 100, 0.1], rng.normal(size=(len(z), 60))],
         "none": rng.normal(size=(len(z), 8)),
     }
-    runs = ev.linear_probe_predictions(features, cohort)
+    runs = baselines.linear_probes(features, cohort)
     scores = ev.score_table(runs, cohort, n_boot=0).set_index(["model", "task"])["value"]
     assert scores["good", "rr"] < 20 and scores["good", "sex"] > 0.85
     assert scores["none", "rr"] > 90
     assert runs["good"]["rhythm"].shape == (len(cohort), len(RHYTHMS))
     assert np.allclose(runs["good"]["rhythm"].sum(1), 1, atol=1e-5)
     with pytest.raises(ValueError, match="bad: features are not finite"):
-        ev.linear_probe_predictions({"bad": np.full((len(cohort), 2), np.nan)}, cohort)
+        baselines.linear_probes({"bad": np.full((len(cohort), 2), np.nan)}, cohort)
 
 
 def test_random_heads_show_table_1(data):
@@ -332,13 +341,15 @@ def test_random_heads_show_table_1(data):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = ev.random_head_predictions({"a": z, "b": z}, cohort, seed=0)
+    first = baselines.random_heads({"a": z, "b": z}, cohort, seed=0)
     assert torch.equal(torch.rand(3), expected)  # the global generator is left alone
-    again = ev.random_head_predictions({"b": z}, cohort, seed=0)
-    other = ev.random_head_predictions({"b": z}, cohort, seed=1)
+    again = baselines.random_heads({"b": z}, cohort, seed=0)
+    other = baselines.random_heads({"b": z}, cohort, seed=1)
     assert all(np.array_equal(first["b"][t], again["b"][t]) for t in TASKS)
     assert not np.array_equal(first["b"]["rr"], other["b"]["rr"])
-    scores = ev.score_table(first | ev.floors(cohort), cohort, n_boot=0).set_index(["model", "task"])["value"]
+    scores = ev.score_table(first | baselines.floors_from(cohort), cohort, n_boot=0).set_index(["model", "task"])[
+        "value"
+    ]
     # An untrained head predicts about 0, so its error is the mean of the target: the zero predictor's.
     assert scores["a", "rr"] == pytest.approx(scores[ev.ZERO, "rr"], rel=0.005)
     assert scores["a", "age"] == pytest.approx(scores[ev.ZERO, "age"], rel=0.05)

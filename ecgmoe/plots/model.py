@@ -12,6 +12,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from ecgmoe import tasks
 from ecgmoe.datasets import Cohort
+from ecgmoe.evaluation import ZERO
 from ecgmoe.plots.style import COLOURS, style
 
 
@@ -133,12 +134,16 @@ def predictions(cohort: Cohort, predicted: Mapping[str, np.ndarray]) -> Figure:
 
 
 def scores_by_model(scores: pd.DataFrame, highlight: str, floors: Sequence[str] = ()) -> Figure:
-    """Headline metric with its interval by model, a panel a task; floors hollow, one model highlighted."""
+    """Headline metric with its interval by model, a panel a task; floors hollow, one model highlighted.
+
+    The zero predictor is left out: its errors would set the scale.
+    """
     style()
+    scores = scores[scores["model"] != ZERO]
     names = list(dict.fromkeys(scores["task"]))
     order = list(dict.fromkeys(scores["model"]))
     fig, axes = plt.subplots(
-        1, len(names), figsize=(2.0 * len(names) + 2.0, 0.7 + 0.24 * len(order)), sharey=True, layout="constrained",
+        1, len(names), figsize=(1.55 * len(names) + 1.6, 0.8 + 0.26 * len(order)), sharey=True, layout="constrained",
         squeeze=False,
     )  # fmt: skip
     for ax, name in zip(axes[0], names, strict=True):
