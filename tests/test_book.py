@@ -78,6 +78,12 @@ def test_parameters_bear_the_same_type_default_and_comment_everywhere():
     assert {name: seen for name, seen in lines.items() if len(seen) > 1} == {}
 
 
+def test_equations_bear_the_numbers_of_the_paper_once_each():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
+    assert sorted(re.findall(r"\\\\tag\{(\d)\}", text)) == list("12345")
+    assert sorted(re.findall(r"\(eq-(\d)\)=", text)) == list("12345")
+
+
 def test_every_reference_of_the_bibliography_is_complete():
     text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", text, re.MULTILINE | re.DOTALL)
