@@ -78,7 +78,9 @@ def write_if_changed(path: Path, text: str) -> None:
     """Write ``text`` unless ``path`` holds it already: an unchanged page is not read again."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
 
 def runs_table(report: chapters.Report) -> Iterator[str]:
@@ -138,7 +140,7 @@ def citation(url: str) -> str:
         "author": " and ".join(f"{{{author['name']}}}" for author in cff["authors"]),
         "title": f"{{{cff['title']}}}",
         "version": cff["version"],
-        "year": str(cff["date-released"])[:4],
+        "year": str(cff["references"][0]["year"]),
     }
     if url:
         fields["url"] = url

@@ -39,6 +39,11 @@ def digest(*parts: object) -> str:
     return sha.hexdigest()[:16]
 
 
+def source_digest(*files: str | None) -> str:
+    """Digest of source files (``__file__`` of modules), for keys of what their code decides."""
+    return digest(*(Path(str(file)).read_bytes() for file in files))
+
+
 def cached(
     kind: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Chapters that take longest: started first, so that no process idles at the end.
-SLOWEST = ("07_ablation", "05_lora_fusion", "03_zero_shot", "06_efficiency")
+SLOWEST = ("07_ablation", "05_lora_fusion", "04_periodic_moe", "06_efficiency", "03_zero_shot")
 
 #: Words in the comment of a parameter that make its value a path, resolved from where the command was given.
 PATH_WORDS = re.compile(r"\b(folder|file|path)\b", re.IGNORECASE)
@@ -314,7 +314,8 @@ def _execute(source: Path, target: Path, parameters: dict[str, object], run_dige
     papermill_engines.register("counting", CountingEngine)
     start = time.perf_counter()
     failed = target.with_suffix(".failed.ipynb")
-    target.unlink(missing_ok=True)
+    for earlier in (target, target.with_suffix(".json")):
+        earlier.unlink(missing_ok=True)
     try:
         notebook = papermill.execute_notebook(
             source,

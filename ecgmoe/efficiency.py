@@ -8,8 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-#: Length of one sample of the paper's data, s; what "real time" means depends on it.
-RECORD_SECONDS = 10.0
+from ecgmoe.paper import RECORD_S
 
 
 def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: int = 5) -> pd.DataFrame:
@@ -67,6 +66,6 @@ def matmul_peak(size: int = 1024, rounds: int = 5) -> float:
     return 2 * size**3 / best / 1e9
 
 
-def times_real_time(records_per_s: float, record_seconds: float = RECORD_SECONDS) -> float:
+def times_real_time(records_per_s: float, record_seconds: float = RECORD_S) -> float:
     """How many times faster than the heart a rate is: seconds of recording processed in one second."""
     return records_per_s * record_seconds

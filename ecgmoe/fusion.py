@@ -115,6 +115,8 @@ class ECGMoE(nn.Module):
     at the linear solution of least absolute error for regressions (:meth:`fit_scales`).
     """
 
+    positive_weight_K: Tensor  #: weight of class 1 of a binary task, so that both classes weigh the same
+
     def __init__(self, config: ECGMoEConfig):
         super().__init__()
         self.config = c = config
@@ -145,6 +147,7 @@ class ECGMoE(nn.Module):
         self.shortcut = nn.ModuleDict({name: nn.Linear(c.n_characteristics, TASKS[name].n_outputs) for name in c.tasks})
         for start in self.shortcut.parameters():
             nn.init.zeros_(start)
+        self.register_buffer("positive_weight_K", torch.ones(K))
         self.temperature = nn.Parameter(torch.tensor(2.0))
         if c.lora == "fusion":
             self._add_lora()
@@ -176,6 +179,8 @@ class ECGMoE(nn.Module):
             scale = _standardise(self.scale_target, name)
             scale.fit(targets[name][:, None])
             known_B = torch.isfinite(targets[name])
+            if not known_B.any():
+                continue
             x_XA, y_X1 = x_BA[known_B].double(), scale(targets[name][known_B][:, None]).double()
             penalty_AA = 1e-4 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
             weight_X1 = torch.ones_like(y_X1)
@@ -183,6 +188,10 @@ class ECGMoE(nn.Module):
                 solution_A1 = torch.linalg.solve(x_XA.T @ (weight_X1 * x_XA) + penalty_AA, x_XA.T @ (weight_X1 * y_X1))
                 weight_X1 = 1 / (y_X1 - x_XA @ solution_A1).abs().clamp_min(1e-2)
             cast(nn.Linear, self.shortcut[name]).weight.copy_(solution_A1.T)
+        for k, name in enumerate(self.config.tasks):
+            if TASKS[name].kind == "binary":
+                n_positive, n_negative = (targets[name] == 1).sum(), (targets[name] == 0).sum()
+                self.positive_weight_K[k] = n_negative.clamp_min(1) / n_positive.clamp_min(1)
 
     def characteristics(self, inputs: Inputs) -> Tensor:
         """Standardised signal characteristics (B, A); what the model may not see of them is zero."""

@@ -15,6 +15,8 @@ from ecgmoe.beats import Beats
 KERNELS = (3, 7, 15)
 #: Dilations of the two rhythm experts, in beats: neighbours, and every other beat (couplets, bigeminy).
 DILATIONS = (1, 2)
+#: Beats that a network without RR inputs sees: what ten seconds hold at 40 beats a minute.
+BLIND_BEATS = 6
 EXPERT_NAMES = tuple(f"morphology k={k}" for k in KERNELS) + tuple(f"rhythm d={d}" for d in DILATIONS)
 
 
@@ -89,18 +91,24 @@ class MorphologyExpert(nn.Module):
 
 
 class RhythmExpert(nn.Module):
-    """A dilated CNN over the sequence of beats and RR intervals, (B, N, D + 4) to (B, N, D)."""
+    """A dilated CNN over the sequence of beats and RR intervals, (B, N, D + 4) to (B, N, D).
+
+    Where there is no beat, every layer sees and gives zeros: how far a record is padded changes nothing.
+    """
 
     def __init__(self, n_inputs: int, width: int, dilation: int):
         super().__init__()
-        layers: list[nn.Module] = []
-        for n_in in (n_inputs, width):
-            layers += [nn.Conv1d(n_in, width, 3, padding=dilation, dilation=dilation), _norm(width), nn.GELU()]
-        self.layers = nn.Sequential(*layers)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(n_in, width, 3, padding=dilation, dilation=dilation) for n_in in (n_inputs, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.convolutions)
 
-    def forward(self, sequence_BNX: Tensor) -> Tensor:
+    def forward(self, sequence_BNX: Tensor, mask_BN1: Tensor) -> Tensor:
         """One embedding a beat that knows its neighbours."""
-        return self.layers(sequence_BNX.transpose(1, 2)).transpose(1, 2)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            h_BND = convolution((sequence_BNX * mask_BN1).transpose(1, 2)).transpose(1, 2)
+            sequence_BNX = nn.functional.gelu(norm(h_BND))
+        return sequence_BNX * mask_BN1
 
 
 def rr_sequence(rr_BN2: Tensor) -> Tensor:
@@ -124,7 +132,8 @@ class PeriodicExperts(nn.Module):
     width : int
         D, width of every expert's output.
     rr_inputs : bool
-        False hides RR intervals from the rhythm experts (the ablation "without RR inputs").
+        False hides RR intervals from the rhythm experts (the ablation "without RR inputs"), and all beats but the
+        first :data:`BLIND_BEATS`, because the number of beats in ten seconds is the rate.
 
     Notes
     -----
@@ -151,6 +160,9 @@ class PeriodicExperts(nn.Module):
 
     def forward(self, beats: Beats, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
         """F_periodic a task from the beats of a batch of records."""
+        if not self.rr_inputs:
+            first_N = torch.arange(beats.mask_BN.shape[1], device=beats.mask_BN.device) < BLIND_BEATS
+            beats = beats._replace(mask_BN=beats.mask_BN & first_N)
         mask_BN1 = beats.mask_BN[..., None]
         beat_XCL = beats.beat_BNCL[beats.mask_BN]  # the beats that are there, of all records in one row
         shape_BND = []
@@ -159,8 +171,8 @@ class PeriodicExperts(nn.Module):
             empty_BND = shape_XD.new_zeros(*beats.mask_BN.shape, shape_XD.shape[-1])
             shape_BND.append(empty_BND.masked_scatter(mask_BN1, shape_XD))
         rr_BN4 = rr_sequence(beats.rr_BN2) if self.rr_inputs else beats.rr_BN2.new_zeros(*beats.rr_BN2.shape[:2], 4)
-        sequence_BNX = torch.cat([torch.stack(shape_BND).mean(0), rr_BN4], -1) * mask_BN1
-        rhythm_BND = [expert(sequence_BNX) for expert in self.rhythm]
+        sequence_BNX = torch.cat([torch.stack(shape_BND).mean(0), rr_BN4], -1)
+        rhythm_BND = [expert(sequence_BNX, mask_BN1) for expert in self.rhythm]
         expert_BNED = self.norm(torch.stack(shape_BND + rhythm_BND, 2))
         gate_BKE = self.gate(characteristics_BA, task_KD)
         h_BKND = torch.einsum("bke,bned->bknd", gate_BKE, expert_BNED)

@@ -1,6 +1,7 @@
 """One recording: twelve leads by name, in mV, read from and written to WFDB files, checked on the way."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,14 @@ _UNREADABLE = (
 _MISSING_16 = -(2**15)
 
 
-class RecordError(ValueError):
+class InputError(ValueError):
+    """What the user gave cannot be used; notebooks show its message and not the way it took through the library."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class RecordError(InputError):
     """A recording cannot be used.
 
     Attributes
@@ -87,7 +95,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     ------
     RecordError
         A missing file, a header that cannot be read, a signal file that is shorter than the header says or whose
-        checksum differs, no samples, missing samples, or units that are no voltage.
+        checksum differs, no gain, no samples, missing samples, or units that are no voltage.
 
     Notes
     -----
@@ -109,6 +117,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         if isinstance(raw, wfdb.MultiRecord) or raw.d_signal is None or raw.d_signal.size == 0:
             raise RecordError(name, "the recording holds no samples", fetch)
         checksums = raw.calc_checksum()
+        _require_gain(header)
         mv = raw.dac() * _mv_per_unit(name, raw.units)
     except FileNotFoundError as error:
         raise RecordError(name, f"there is no signal file {Path(str(error.filename)).name}", fetch) from error
@@ -129,6 +138,14 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     if not np.isfinite(raw.fs) or raw.fs <= 0:
         raise RecordError(name, f"a sampling rate of {raw.fs} Hz", fetch)
     return Record(np.ascontiguousarray(mv.T, dtype=np.float32), float(raw.fs), tuple(raw.sig_name), name)
+
+
+def _require_gain(header: Path) -> None:
+    """Refuse a signal without a gain, or with a gain of 0: ``wfdb`` would take 200 steps a mV, right or wrong."""
+    lines = [line.split() for line in header.read_text("utf-8", errors="replace").splitlines()]
+    signals = [words for words in lines if words and not words[0].startswith("#")][1:]
+    if any(len(words) < 3 or not re.match(r"0*[1-9]|0*\.0*[1-9]", words[2].lstrip("+-")) for words in signals):
+        raise RecordError(header.stem, "a lead has no gain in the header", "add the gain, in steps per mV")
 
 
 def _mv_per_unit(name: str, units: Sequence[str]) -> np.ndarray:

@@ -6,6 +6,7 @@ Shape legend: B records, K tasks, D width, O outputs of a head.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ecgmoe import backbones, beats, cache, variants
+from ecgmoe.beats import Beats
 from ecgmoe.datasets import Cohort
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Inputs, Output
 from ecgmoe.tasks import TASKS
@@ -34,7 +36,9 @@ def backbone_features(
     out: dict[str, np.ndarray] = {}
     for name in names:
         backbone = backbones.build(name, preset=preset, seed=seed)
-        key = {"data": cohort.digest, "backbone": name, "weights": backbones.weights_digest(backbone)}
+        packages = {package: version(package) for package in ("torch", "transformers", "momentfm")}
+        weights = backbones.weights_digest(backbone)
+        key = {"data": cohort.digest, "backbone": name, "weights": weights, "packages": packages}
 
         def compute(backbone: backbones.Backbone = backbone, name: str = name) -> dict[str, np.ndarray]:
             starts = tqdm(range(0, len(cohort), 32), desc=f"features of {name}", disable=None)
@@ -94,7 +98,7 @@ def objective(model: ECGMoE, output: Output, targets: dict[str, Tensor], lam: fl
     -----
     Regression: absolute error of standardised targets, smoothed near zero (raw milliseconds squared would swamp the
     rest; a target of shape (B,) is compared with a prediction of shape (B,), never broadcast to (B, B)). Classes:
-    cross entropy.
+    cross entropy, for binary tasks with both classes weighing the same in all (the headline metric is macro-F1).
     Contrastive term: symmetric InfoNCE; the two paths' embeddings of one record are the positive pair, the other
     records of the batch the negatives (the paper does not define its pairs).
     """
@@ -110,7 +114,8 @@ def objective(model: ECGMoE, output: Output, targets: dict[str, Tensor], lam: fl
             standard_B = model.scale_target[name](target_B[:, None])[:, 0]
             by_task[name] = F.smooth_l1_loss(logits_BO[:, 0], standard_B, beta=SMOOTH_WITHIN_SD)
         elif kind == "binary":
-            by_task[name] = F.binary_cross_entropy_with_logits(logits_BO[:, 0], target_B)
+            weight = model.positive_weight_K[model.config.tasks.index(name)]
+            by_task[name] = F.binary_cross_entropy_with_logits(logits_BO[:, 0], target_B, pos_weight=weight)
         else:
             by_task[name] = F.cross_entropy(logits_BO, target_B.long())
     total = torch.stack(list(by_task.values())).sum()
@@ -134,7 +139,7 @@ class FitConfig:
     lr: float = 2e-3  # highest rate of the one-cycle schedule
     weight_decay: float = 0.02
     lam: float = 0.1  # weight of the contrastive term, lambda of eq. 5
-    noise_mv: float = 0.02  # SD of noise added to beats while training
+    noise_mv: float = 0.02  # SD of the noise that is added to beats, and to the windows of rivals, while training
     seed: int = 0
 
 
@@ -186,9 +191,9 @@ def fit(model: ECGMoE, inputs: Inputs, cohort: Cohort, config: FitConfig = FitCo
             total = 0.0
             for batch in order[: n_batches * batch_size].split(batch_size):
                 taken = inputs.take(batch)
-                if config.noise_mv:
-                    noisy_BNCL = taken.beats.beat_BNCL + config.noise_mv * torch.randn_like(taken.beats.beat_BNCL)
-                    taken = taken._replace(beats=taken.beats._replace(beat_BNCL=noisy_BNCL))
+                taken = taken._replace(
+                    beats=_noisy(taken.beats, config.noise_mv), windows=_noisy(taken.windows, config.noise_mv)
+                )
                 losses = objective(model, model(taken), {k: t[batch] for k, t in targets.items()}, config.lam)
                 optimizer.zero_grad()
                 losses.total.backward()
@@ -205,8 +210,14 @@ def fit(model: ECGMoE, inputs: Inputs, cohort: Cohort, config: FitConfig = FitCo
                 since += 1
                 if since >= config.patience:
                     break
+    if not np.isfinite(best):
+        raise ValueError("the validation loss was never finite; look for broken inputs, or lower the learning rate")
     model.load_state_dict(best_state)
     return Fitted(model.eval(), predict(model, inputs), pd.DataFrame(history))
+
+
+def _noisy(beats: Beats, sd_mv: float) -> Beats:
+    return beats._replace(beat_BNCL=beats.beat_BNCL + sd_mv * torch.randn_like(beats.beat_BNCL))
 
 
 def _forward(model: ECGMoE, inputs: Inputs, rows: Tensor) -> list[Output]:

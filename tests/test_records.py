@@ -210,3 +210,20 @@ def test_real_recordings_equal_wfdb(recordings: Path) -> None:
     for header in some:
         expected = wfdb.rdrecord(str(header.with_suffix(""))).p_signal.T.astype(np.float32)
         np.testing.assert_array_equal(read_record(header).signal, expected)
+
+
+@pytest.mark.parametrize("gain", ["", "0/mV", "0(0)/mV"])
+def test_a_lead_without_a_gain_is_refused(path: Path, gain: str) -> None:
+    """Where none is stated, wfdb takes 200 steps a mV: a wrong number for a file written with 1000."""
+    header = path.with_suffix(".hea")
+    lines = header.read_text().splitlines()
+    words = lines[1].split()
+    lines[1] = " ".join([*words[:2], gain, *words[3:]]) if gain else " ".join(words[:2])
+    header.write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecordError, match="no gain in the header"):
+        read_record(path)
+
+
+def test_a_notebook_shows_the_message_and_no_traceback() -> None:
+    error = RecordError("00017_lr", "lead V2 is missing", "twelve standard leads are needed")
+    assert error._render_traceback_() == [f"RecordError: {error}"]

@@ -75,6 +75,26 @@ def test_variants_train(cohort, inputs, shape):
     assert all(np.isfinite(values).all() for values in fitted.predictions.values())
 
 
+def test_rivals_train_under_the_same_noise(cohort, inputs):
+    quiet = training.FitConfig(epochs=1, batch_size=16, noise_mv=0.0)
+    noisy = training.FitConfig(epochs=1, batch_size=16, noise_mv=0.5)
+    for periodic in ("experts", "moe"):
+        a, b = (training.train(cohort, inputs, config=config, periodic=periodic) for config in (quiet, noisy))
+        assert not np.allclose(a.predictions["age"], b.predictions["age"], atol=1e-3), periodic
+
+
+def test_both_classes_weigh_the_same(cohort, fitted):
+    sex = cohort.targets()["sex"][cohort.split == "train"]
+    weight = fitted.model.positive_weight_K[fitted.model.config.tasks.index("sex")].item()
+    assert weight * (sex == 1).sum() == pytest.approx((sex == 0).sum())
+
+
+def test_a_loss_that_is_never_finite_is_an_error(cohort, inputs):
+    broken = inputs._replace(beats=inputs.beats._replace(beat_BNCL=inputs.beats.beat_BNCL * float("inf")))
+    with pytest.raises(ValueError, match="never finite"):
+        training.train(cohort, broken, config=training.FitConfig(epochs=1, batch_size=16))
+
+
 def test_objective_masks_missing_labels_and_never_broadcasts(inputs):
     model = ECGMoE(ECGMoEConfig(d_features={"dlinear": inputs.features["dlinear"].shape[1]}))
     batch = inputs.take(torch.arange(8))

@@ -40,6 +40,9 @@ TITLES = {"timesnet": "TimesNet", "dlinear": "DLinear", "moment": "MOMENT", "tem
 #: Sizes that every backbone has: one that runs on two cores, and the one its authors published.
 PRESETS: tuple[str, ...] = ("compact", "published")
 
+#: Sampling rate at which recordings are read for a preset, Hz.
+RECORDING_HZ = {"compact": 100, "published": 500}
+
 
 class Backbone(nn.Module, ABC):
     """A network that turns recordings into feature vectors.

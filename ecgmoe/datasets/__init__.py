@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ecgmoe import cache, tasks
+from ecgmoe.records import InputError
 
 #: Fold on which choices are made, and fold that is reported once a configuration; lower folds are trained on.
 VALIDATION_FOLD, TEST_FOLD = 8, 9
@@ -117,7 +118,7 @@ class Cohort:
         return {name: task.targets(self.table) for name, task in self.tasks.items()}
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """A folder cannot be read as a data set; the message says what was found and what to do."""
 
 

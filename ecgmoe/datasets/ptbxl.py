@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -58,7 +59,7 @@ SIMULATED_CARD = Card(
     name="Simulated cohort",
     about="ECGs computed from known causes by a dynamical model of the heart's dipole, in the layout of PTB-XL. It "
     "shows that the methods run and find what was put in; it says nothing about real hearts.",
-    licence="MIT",
+    licence="CC BY 4.0",
     doi="",
     references=(
         "McSharry et al. A dynamical model for generating synthetic electrocardiogram signals. IEEE Trans. Biomed. "
@@ -67,9 +68,6 @@ SIMULATED_CARD = Card(
     ),
     notes=("All five labels are true by construction, potassium included.",),
 )
-
-#: Part of the key of cached signals: changes with what :func:`_read_one` accepts.
-_READER = 1
 
 #: Files that give away another data set, with its name.
 _OTHERS = {
@@ -267,8 +265,9 @@ def read_signals(root: Path, names: list[str], fs: int) -> tuple[np.ndarray, dic
             "failed": np.frombuffer(json.dumps(failed).encode(), np.uint8),
         }
 
+    reader = [cache.source_digest(__file__, records.__file__), version("wfdb")]
     stats = [(root / f"{name}{suffix}").stat() for name in names for suffix in (".hea", ".dat")]
-    files = {"root": str(root.resolve()), "names": names, "fs": fs, "reader": _READER}
+    files = {"root": str(root.resolve()), "names": names, "fs": fs, "reader": reader}
     state = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], np.int64)
     arrays = cache.cached("signals", {**files, "state": cache.digest(state)}, read)
     return arrays["signal"], json.loads(arrays["failed"].tobytes())

@@ -28,7 +28,6 @@ AGREEMENT_MS = 20.0
 
 _RATE_HZ = 200
 _MIRROR_S = 2.0
-_METHOD = "1: gqrs and kalidas2017 at 200 Hz, 2 s mirrored, II V5 V2, 20 ms"
 
 
 class Reference(NamedTuple):
@@ -102,6 +101,6 @@ def measure(signal: np.ndarray, fs: int) -> Reference:
     Reference
     """
     packages = {name: version(name) for name in ("wfdb", "neurokit2", "scipy", "numpy")}
-    key = {"method": _METHOD, "signal": cache.digest(signal), "fs": fs, "packages": packages}
+    key = {"method": cache.source_digest(__file__), "signal": cache.digest(signal), "fs": fs, "packages": packages}
     arrays = cache.cached("reference", key, lambda: _measure(signal, fs))
     return Reference(arrays["rr_ms"], arrays["rate_bpm"])

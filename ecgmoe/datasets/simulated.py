@@ -19,7 +19,7 @@ from filelock import FileLock
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from ecgmoe import cache, tasks
+from ecgmoe import cache, records, tasks
 from ecgmoe.datasets import _effects, _waves
 from ecgmoe.records import LEADS, write_record
 
@@ -336,8 +336,8 @@ def ensure(n_patients: int = DEFAULT_PATIENTS, seed: int = DEFAULT_SEED) -> Path
     The folder's name holds a digest of the parameters and of the simulator's own source, so that a changed simulator
     never meets an old cohort.
     """
-    sources = [Path(file).read_bytes() for file in (__file__, _effects.__file__, _waves.__file__)]
-    root = cache.cache_dir() / f"simulated-{cache.digest(n_patients, seed, *sources)}"
+    source = cache.source_digest(*(m.__file__ for m in (_effects, _waves, tasks, records)), __file__)
+    root = cache.cache_dir() / f"simulated-{cache.digest(n_patients, seed, source)}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(root.name + ".lock")):
         if not root.exists():
