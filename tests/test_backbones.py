@@ -321,7 +321,10 @@ def test_tempo_prompts():
     published, compact = TempoConfig().prompt_ids(), TempoConfig(vocab_size=10).prompt_ids()
     assert published.shape == compact.shape == (3, 9)
     assert published[:, -1].tolist() == [5182, 1622, 29598]
-    same_word = lambda ids: ids.flatten()[:, None] == ids.flatten()  # noqa: E731
+
+    def same_word(ids: torch.Tensor) -> torch.Tensor:
+        return ids.flatten()[:, None] == ids.flatten()
+
     assert torch.equal(same_word(published), same_word(compact))
     assert compact.max() == 9
 

@@ -1,0 +1,49 @@
+"""Whoever adds a backbone, a task, a data set or a chapter is told here what belongs to it."""
+
+from pathlib import Path
+
+import pytest
+
+from ecgmoe import backbones, chapters, evaluation, paper, tasks, variants
+from ecgmoe.datasets import ptbxl
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+BOOK = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md"))
+
+
+@pytest.mark.parametrize("name", backbones.NAMES)
+def test_a_backbone_has_a_column_of_the_paper_a_chapter_and_a_parity_case(name):
+    assert backbones.TITLES[name] in paper.TABLE_1
+    assert backbones.TITLES[name] in paper.TABLE_2
+    assert backbones.TITLES[name] in (ROOT / "notebooks" / "03_zero_shot.ipynb").read_text(encoding="utf-8")
+    assert name.replace("-", "") in TESTS["test_parity"].lower().replace("-", "")
+
+
+@pytest.mark.parametrize("name", tasks.TASKS)
+def test_a_task_has_figures_of_the_paper_a_metric_and_a_label_column(name):
+    task = tasks.TASKS[name]
+    for table in (paper.TABLE_1, paper.TABLE_2, paper.TABLE_3):
+        assert all(name in row for row in table.values())
+    assert task.title in evaluation.task_label(task)
+    assert (task.kind == "regression") == (not task.classes) == (task.metric == "mae")
+    assert task.column in TESTS["test_ptbxl"] + TESTS["test_tasks"]
+
+
+@pytest.mark.parametrize("card", [ptbxl.CARD, ptbxl.SIMULATED_CARD], ids=lambda card: card.name)
+def test_a_data_set_has_a_complete_card(card):
+    assert card.about and card.licence and card.references and card.notes
+    assert card.doi or card is ptbxl.SIMULATED_CARD, "where it can be had"
+
+
+@pytest.mark.parametrize("name", chapters.names(ROOT))
+def test_a_chapter_is_named_on_the_front_page(name):
+    assert f"notebooks/{name}" in BOOK
+
+
+def test_the_order_of_execution_names_chapters_that_exist():
+    assert set(chapters.SLOWEST) <= set(chapters.names(ROOT))
+
+
+def test_every_rival_has_its_name_in_table_3():
+    assert {variants.PAPER_NAMES[name] for name in (*variants.RIVALS, "experts")} == set(paper.TABLE_3)
