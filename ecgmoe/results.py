@@ -53,7 +53,8 @@ def _commit() -> str:
     return f"{commit} + changes" if _git("status", "--porcelain") != "" else commit
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """Installed version of a package, or ``not installed``."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -79,7 +80,7 @@ def provenance(
         "commit": _commit(),
         "seed": seed,
         "parameters": dict(parameters or {}),
-        "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()} | {package: version_of(package) for package in PACKAGES},
         "device": _device(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,7 +6,6 @@ Shape legend: B records, K tasks, D width, O outputs of a head.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from ecgmoe import backbones, beats, cache, variants
 from ecgmoe.beats import Beats
 from ecgmoe.datasets import Cohort
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Inputs, Output
+from ecgmoe.results import version_of
 from ecgmoe.tasks import TASKS
 
 #: Within this many SD of the target a regression's loss is quadratic, beyond it the absolute error that is reported.
@@ -36,7 +36,7 @@ def backbone_features(
     out: dict[str, np.ndarray] = {}
     for name in names:
         backbone = backbones.build(name, preset=preset, seed=seed)
-        packages = {package: version(package) for package in ("torch", "transformers", "momentfm")}
+        packages = {package: version_of(package) for package in ("torch", "transformers", "momentfm")}
         weights = backbones.weights_digest(backbone)
         key = {"data": cohort.digest, "backbone": name, "weights": weights, "packages": packages}
 

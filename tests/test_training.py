@@ -1,5 +1,7 @@
 """Training: it learns, it repeats itself, it fits nothing outside the training part, and the cache is used."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -127,6 +129,16 @@ def test_features_are_computed_once(cohort, monkeypatch):
     np.testing.assert_array_equal(first["dlinear"], again["dlinear"])
     with pytest.raises(TypeError):
         training.backbone_features(cohort, ("dlinear",), seed=7)
+
+
+def test_training_needs_no_package_that_only_reads_recordings():
+    """A GPU machine may have PyTorch, transformers and peft, and nothing else of ours."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['wfdb', 'neurokit2', 'momentfm', 'dask']));"
+        "import ecgmoe.training as t; from ecgmoe import backbones; backbones.build('tempo'); print(t.FitConfig().seed)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "0", done.stderr
 
 
 def test_a_cohort_without_a_part_is_refused(cohort, inputs):

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 from ecgmoe import tasks
 from ecgmoe.datasets import Cohort
@@ -89,6 +90,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     left.plot(history["epoch"], history["validation"], label="validation", color=COLOURS[1])
     left.axvline(history["epoch"][history["validation"].argmin()], color="0.5", ls=":", lw=1)
     left.set(xlabel="epoch", ylabel="sum of task losses")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend()
     for i, name in enumerate(history.columns[3:]):
         right.plot(
@@ -98,6 +100,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
             color=COLOURS[i],
         )
     right.set(xlabel="epoch", ylabel="validation loss / first epoch")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.legend(fontsize=7)
     plt.close(fig)
     return fig
