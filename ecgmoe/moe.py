@@ -17,7 +17,7 @@ KERNELS = (3, 7, 15)
 DILATIONS = (1, 2)
 #: Beats that a network without RR inputs sees: what ten seconds hold at 40 beats a minute.
 BLIND_BEATS = 6
-EXPERT_NAMES = tuple(f"morphology k={k}" for k in KERNELS) + tuple(f"rhythm d={d}" for d in DILATIONS)
+EXPERT_NAMES = tuple(f"shape, kernel {k}" for k in KERNELS) + tuple(f"rhythm, dilation {d}" for d in DILATIONS)
 
 
 class PeriodicOutput(NamedTuple):

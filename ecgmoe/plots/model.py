@@ -73,11 +73,13 @@ def architecture() -> Figure:
 def gates(weights: pd.DataFrame, label: str = "mean weight") -> Figure:
     """A heatmap of gate weights: one row a task (or rhythm), one column a choice; rows sum to 1."""
     style()
-    fig, ax = plt.subplots(figsize=(1.9 + 1.05 * weights.shape[1], 0.9 + 0.36 * len(weights)), layout="constrained")
+    width = 1.4 + 0.07 * max(len(str(name)) for name in weights.index) + 0.95 * weights.shape[1]
+    fig, ax = plt.subplots(figsize=(width, 1.0 + 0.36 * len(weights)), layout="constrained")
     sns.heatmap(weights, ax=ax, annot=True, fmt=".2f", cmap="crest", vmin=0, cbar_kws={"label": label}, linewidths=0.5)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="y", rotation=0, length=0)
-    ax.tick_params(axis="x", length=0, rotation=20)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xticks(ax.get_xticks(), [str(name).replace(", ", "\n") for name in weights.columns])
     plt.close(fig)
     return fig
 
