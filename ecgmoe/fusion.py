@@ -45,6 +45,15 @@ class Output(NamedTuple):
     contrast: tuple[Tensor, Tensor] | None  #: embeddings of the two paths, (B, D) each, for the contrastive term
 
 
+#: What the choices of :class:`ECGMoEConfig` that are words may be.
+_CHOICES = {
+    "periodic": ("experts", *variants.RIVALS, "none"),
+    "fusion": ("concat", "sum"),
+    "characteristics": ("all", "no_rr", "none"),
+    "lora": ("fusion", "none"),
+}
+
+
 @dataclass(frozen=True)
 class ECGMoEConfig:
     """Shape of an ECG-MoE and the choices that the paper leaves open."""
@@ -72,8 +81,9 @@ class ECGMoEConfig:
             raise ValueError(f"unknown or no tasks {unknown}; known are {list(TASKS)}")
         if not self.d_features and self.periodic == "none":
             raise ValueError("nothing to learn from: give backbones in d_features, or a periodic path")
-        if self.periodic not in {"experts", "none", *variants.RIVALS}:
-            raise ValueError(f"periodic = {self.periodic!r}; known are experts, none, {', '.join(variants.RIVALS)}")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; known are {', '.join(known)}")
 
 
 class Standardise(nn.Module):

@@ -142,6 +142,10 @@ class FitConfig:
     noise_mv: float = 0.02  # SD of the noise that is added to beats, and to the windows of rivals, while training
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.patience, self.batch_size) < 1:
+            raise ValueError(f"epochs, patience and batch_size must be at least 1: {self}")
+
 
 class Fitted(NamedTuple):
     """A trained model, its predictions for every record of the cohort, and the course of training."""

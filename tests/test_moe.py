@@ -140,6 +140,9 @@ def test_standardise_leaves_out_missing_values_and_constants():
         ({"tasks": ()}, "no tasks"),
         ({"periodic": "none", "d_features": {}}, "nothing to learn from"),
         ({"periodic": "lstm"}, "known are experts"),
+        ({"fusion": "product"}, "known are concat, sum"),
+        ({"characteristics": "some"}, "known are all, no_rr, none"),
+        ({"lora": "backbones"}, "known are fusion, none"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):

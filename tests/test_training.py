@@ -141,6 +141,12 @@ def test_training_needs_no_package_that_only_reads_recordings():
     assert done.stdout.strip() == "0", done.stderr
 
 
+@pytest.mark.parametrize("field", ["epochs", "patience", "batch_size"])
+def test_training_that_cannot_take_place_is_refused(field):
+    with pytest.raises(ValueError, match="at least 1"):
+        training.FitConfig(**{field: 0})
+
+
 def test_a_cohort_without_a_part_is_refused(cohort, inputs):
     table = cohort.table.assign(fold=9)
     with pytest.raises(ValueError, match="no train records"):
