@@ -1,30 +1,79 @@
 """The command line: ``python -m ecgmoe --help``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from ecgmoe import __version__
 from ecgmoe import chapters as _chapters
+from ecgmoe.records import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def app() -> None:
-    """ECG-MoE, reproduced: simulate recordings, run the chapters of the book."""
+    """ECG-MoE, reproduced: prepare recordings, measure, run the chapters of the book."""
 
 
 @app.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--patients", default=1000, help="Number of patients.")
 @click.option("--seed", default=0, help="Random seed.")
-def simulate(folder: Path, patients: int, seed: int) -> None:
-    """Write a simulated cohort to FOLDER, in the layout of PTB-XL."""
+@click.option(
+    "--layout", default="ptbxl", type=click.Choice(["ptbxl", "mimic-iv-ecg"]), help="Whose folders and tables."
+)
+def simulate(folder: Path, patients: int, seed: int, layout: Literal["ptbxl", "mimic-iv-ecg"]) -> None:
+    """Write a simulated cohort to FOLDER, in the layout of a real data set."""
     from ecgmoe.datasets import simulated
 
-    simulated.write(folder, n_patients=patients, seed=seed)
+    with _input_errors():
+        simulated.write(folder, n_patients=patients, seed=seed, layout=layout)
     click.echo(f"wrote {patients} simulated patients to {folder}")
+
+
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz.")
+@click.option("--workers", default=2, type=click.IntRange(min=0), help="Processes; 0 works in this one, without Dask.")
+@click.option("--scheduler", help="Address of a running Dask scheduler, such as tcp://10.0.0.1:8786.")
+def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str | None) -> None:
+    """Prepare the recordings of DATA_ROOT once and for all: a store in FOLDER that every chapter takes as data_root.
+
+    DATA_ROOT is the folder of PTB-XL or MIMIC-IV-ECG as downloaded, or "simulated". Interrupted at any moment, the
+    same command goes on where it was. Recordings that cannot be used are left out and listed in FOLDER/skipped.csv.
+    """
+    from ecgmoe import datasets, store
+
+    with _input_errors():
+        report = store.prepare(datasets.listing(data_root, int(fs)), folder, workers=workers, scheduler=scheduler)
+    click.echo(str(report))
+
+
+@app.group(name="bench")
+def benchmarks() -> None:
+    """Measure speed, memory and accuracy on this machine."""
+
+
+@benchmarks.command()
+@click.option("--ptbxl", type=click.Path(file_okay=False, path_type=Path), help="Folder of PTB-XL; else simulated.")
+@click.option(
+    "--annotated", type=click.Path(file_okay=False, path_type=Path), help="Folder with mitdb, ludb, cpsc2019."
+)
+@click.option(
+    "--records", default=500, type=click.IntRange(min=0), help="Records to prepare; 0 takes all of folds 1-9."
+)
+def data(ptbxl: Path | None, annotated: Path | None, records: int) -> None:
+    """Compare reading, preparing and beat detection with the packages that users have today."""
+    from ecgmoe import bench
+
+    with _input_errors():
+        metrics = bench.data(annotated_root=annotated, ptbxl_root=ptbxl, max_records=records)
+    click.echo("\n".join(bench.describe(metrics)))
 
 
 @app.command()
@@ -50,6 +99,15 @@ def chapters(names: tuple[str, ...], parameters: tuple[tuple[str, str], ...], jo
         raise click.UsageError(str(error)) from None
     click.echo("\n".join(_chapters.describe(report)))
     sys.exit(bool(report.failures))
+
+
+@contextmanager
+def _input_errors() -> Iterator[None]:
+    """Show what is wrong with the input in one line, and leave with exit code 1."""
+    try:
+        yield
+    except (InputError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

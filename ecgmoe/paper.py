@@ -225,6 +225,11 @@ class ConstantRR:
 MIMIC_CONSTANT = ConstantRR(4108, 8, 816.95, (811.28, 822.86), 149.29, (145.89, 152.81))
 
 
+def mimic_rr_measured(rr_ms: np.ndarray) -> np.ndarray:
+    """Where ``rr_interval`` of MIMIC-IV-ECG is a measurement: 0 and less, 29999 and above stand for a missing one."""
+    return (rr_ms > 0) & (rr_ms < 29999)
+
+
 def constant_rr(path: str | PathLike[str], n_boot: int = 2000, seed: int = 0) -> ConstantRR:
     """Mean RR interval and mean absolute error of predicting it, on the first ECG of every subject.
 
@@ -254,7 +259,7 @@ def constant_rr(path: str | PathLike[str], n_boot: int = 2000, seed: int = 0) ->
     except ValueError as error:
         raise ValueError(f"{path}: not machine_measurements.csv of MIMIC-IV-ECG, columns {columns} wanted") from error
     first = table.drop_duplicates("subject_id")["rr_interval"].to_numpy(float)
-    rr = first[(first > 0) & (first < 29999)]
+    rr = first[mimic_rr_measured(first)]
     if not len(rr):
         raise ValueError(f"{path}: no valid RR interval")
     rng = np.random.default_rng(seed)

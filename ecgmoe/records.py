@@ -3,30 +3,34 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Literal, cast
 
 import numpy as np
+from scipy.signal import resample_poly
+
+from ecgmoe import _wfdb_files
+from ecgmoe._wfdb_files import Header
 
 #: The twelve standard leads in the order used everywhere in this library.
 LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
-#: What one unit of a signal is worth in mV, by the lower-case name of the unit.
-MV_PER_UNIT = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3}
+#: How many of a unit make one mV, by the lower-case name of the unit.
+PER_MV = {"mv": 1.0, "uv": 1e3, "v": 1e-3}
 
-#: wfdb has no error class of its own for damaged files: these are what its parser and NumPy raise on them.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    MemoryError,
-)
+#: Source files that decide what is read: part of the keys of whatever is kept of it.
+SOURCES = (__file__, _wfdb_files.__file__)
 
-#: Smallest value of format 16, which stands for a missing sample.
-_MISSING_16 = -(2**15)
+#: Steps per mV of signals that were resampled, or that come from a format which 16 bits do not hold.
+STANDARD_GAIN = 1000.0
+
+_MISSING_16, _MAX_16 = -(2**15), 2**15 - 1  # the smallest step of format 16 stands for a missing sample
+_MAX_MV, _MAX_GAIN = 1e6, 1e12  # no body and no recorder comes near
+_MAX_BASELINE = 2**20  # up to here every step is a float32 of its own
+_MAX_RATIO = 50_000  # rates whose ratio needs larger terms are no rates of recorders
+_AGAIN = "download the recording again"
 
 
 class InputError(ValueError):
@@ -70,21 +74,36 @@ class Record:
     leads : tuple of str
         Lead names as the file spells them, in the order of ``signal``.
     name : str
+    gain : ndarray of shape (leads,)
+        float64, steps of the file per mV.
+    baseline : ndarray of shape (leads,)
+        int64, the step that stands for 0 mV. The signal of a file of format 16 is ``(steps - baseline) / gain``,
+        rounded to float32, to the last bit.
+    files : tuple of str
+        Header and signal files, relative to the folder of the header.
+    warnings : tuple of str
+        Faults that were forgiven.
     """
 
     signal: np.ndarray
     fs: float
     leads: tuple[str, ...]
     name: str
+    gain: np.ndarray = field(default_factory=lambda: np.empty(0))
+    baseline: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    files: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def read_record(path: str | os.PathLike[str]) -> Record:
+def read_record(path: str | os.PathLike[str], *, checksum: Literal["error", "warn"] = "error") -> Record:
     """Read one WFDB recording.
 
     Parameters
     ----------
     path : path
         Of the record, with or without the extension ``.hea`` or ``.dat``.
+    checksum : {"error", "warn"}
+        What becomes of samples that do not match the checksums in the header: an error, or a line in ``warnings``.
 
     Returns
     -------
@@ -99,60 +118,139 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 
     Notes
     -----
-    All formats that ``wfdb`` reads can be read, with the numbers that it gives. Checksums are verified, except where
-    the leads of a file have several sampling rates.
+    Format 16 is read here, all others by ``wfdb``, and every number is the one that ``wfdb`` gives. Where ``wfdb``
+    guesses, this is an error: a lead without a gain, and lines of a header that follow the format only in part. Date
+    and time are not looked at.
     """
-    import wfdb
-
-    path = Path(path)
-    if path.suffix in (".hea", ".dat"):
-        path = path.with_suffix("")
-    name = path.name
-    fetch = "download the recording again"
-    header = path.parent / f"{name}.hea"
-    if not header.is_file():
-        raise RecordError(name, f"there is no header file {header.name}", "check the path, or " + fetch)
-    try:
-        raw = wfdb.rdrecord(str(path.absolute()), physical=False)
-        if isinstance(raw, wfdb.MultiRecord) or raw.d_signal is None or raw.d_signal.size == 0:
-            raise RecordError(name, "the recording holds no samples", fetch)
-        checksums = raw.calc_checksum()
-        _require_gain(header)
-        mv = raw.dac() * _mv_per_unit(name, raw.units)
-    except FileNotFoundError as error:
-        raise RecordError(name, f"there is no signal file {Path(str(error.filename)).name}", fetch) from error
-    except RecordError:
-        raise
-    except _UNREADABLE as error:
-        reason = f"header or signal file is damaged or truncated ({type(error).__name__}: {error})"
-        raise RecordError(name, reason, fetch) from error
-
-    averaged = any(n > 1 for n in raw.samps_per_frame)  # leads of several rates: wfdb brings them to the lowest
-    for lead, stated, found in zip(raw.sig_name, raw.checksum, checksums, strict=True):
-        if stated is not None and (stated - found) % 2**16 and not averaged:
-            raise RecordError(name, f"lead {lead} does not match the checksum in the header", fetch)
-    missing = np.isnan(mv).any(axis=0)
-    if missing.any():
-        leads = ", ".join(np.array(raw.sig_name)[missing])
-        raise RecordError(name, f"missing samples (NaN) in lead {leads}", "leave the recording out")
-    if not np.isfinite(raw.fs) or raw.fs <= 0:
-        raise RecordError(name, f"a sampling rate of {raw.fs} Hz", fetch)
-    return Record(np.ascontiguousarray(mv.T, dtype=np.float32), float(raw.fs), tuple(raw.sig_name), name)
+    folder, stem = os.path.split(_without_suffix(os.fspath(path)))
+    return _read(folder, stem, stem, checksum)[0]
 
 
-def _require_gain(header: Path) -> None:
-    """Refuse a signal without a gain, or with a gain of 0: ``wfdb`` would take 200 steps a mV, right or wrong."""
-    lines = [line.split() for line in header.read_text("utf-8", errors="replace").splitlines()]
-    signals = [words for words in lines if words and not words[0].startswith("#")][1:]
-    if any(len(words) < 3 or not re.match(r"0*[1-9]|0*\.0*[1-9]", words[2].lstrip("+-")) for words in signals):
-        raise RecordError(header.stem, "a lead has no gain in the header", "add the gain, in steps per mV")
+def read_standard(
+    path: str | os.PathLike[str],
+    fs: float,
+    seconds: float = 10.0,
+    *,
+    name: str | None = None,
+    checksum: Literal["error", "warn"] = "error",
+) -> Record:
+    """Read a twelve-lead recording of known duration at a sampling rate of choice.
+
+    Parameters
+    ----------
+    path : path
+        Of the record, with or without the extension ``.hea`` or ``.dat``.
+    fs : float
+        Sampling rate wanted, Hz.
+    seconds : float
+        Duration that the recording must have.
+    name : str, optional
+        What errors call the record; by default the name of its file.
+    checksum : {"error", "warn"}
+        As in :func:`read_record`.
+
+    Returns
+    -------
+    Record
+        The leads of :data:`LEADS`. Its signal is ``(steps - baseline) / gain`` of whole 16-bit steps, rounded to
+        float32, so that :func:`to_steps` loses nothing.
+
+    Raises
+    ------
+    RecordError
+        As in :func:`read_record`; a standard lead that is missing, there twice, or constant; another duration.
+
+    Notes
+    -----
+    Recordings of another rate pass an anti-aliasing filter without phase shift (``scipy.signal.resample_poly``); those,
+    and recordings of formats that 16 bits do not hold, are rounded to 1 / :data:`STANDARD_GAIN` mV, or to the coarser
+    power-of-two multiple of it that their largest value needs.
+    """
+    folder, stem = os.path.split(_without_suffix(os.fspath(path)))
+    name = stem if name is None else name
+    record, exact = _read(folder, stem, name, checksum)
+    record = standard_leads(record)
+    if abs(record.signal.shape[1] - seconds * record.fs) > 1e-6:
+        length = f"{record.signal.shape[1]:,} samples at {record.fs:.12g} Hz are not {seconds:g} s"
+        raise RecordError(name, length, "leave the recording out, or cut it to length")
+    _require_variation(record)
+    if record.fs != fs:
+        return _in_standard_steps(replace(record, signal=_resampled(record, fs), fs=float(fs)))
+    if not exact:
+        try:
+            to_steps(record)
+        except RecordError:
+            return _in_standard_steps(record)
+    return record
 
 
-def _mv_per_unit(name: str, units: Sequence[str]) -> np.ndarray:
-    unknown = sorted({unit for unit in units if unit.lower() not in MV_PER_UNIT})
-    if unknown:
-        raise RecordError(name, f"unit {', '.join(unknown)} is no voltage", "correct the units in the header")
-    return np.array([MV_PER_UNIT[unit.lower()] for unit in units])
+def to_steps(record: Record) -> np.ndarray:
+    """Return the signal in 16-bit steps: :func:`from_steps` gives it back to the last bit.
+
+    Returns
+    -------
+    ndarray of shape (leads, samples)
+        int16.
+
+    Raises
+    ------
+    RecordError
+        There are no such steps for the gain and baseline of the record.
+    """
+    if len(record.gain) == len(record.baseline) == len(record.signal):
+        values = np.rint(record.signal * record.gain[:, None] + record.baseline[:, None])
+        if (np.abs(values) <= _MAX_16).all():
+            steps = values.astype(np.int16)
+            back = from_steps(steps, record.gain, record.baseline)
+            if np.array_equal(back.view(np.int32), np.ascontiguousarray(record.signal).view(np.int32)):
+                return steps
+    raise RecordError(record.name, "the signal is no whole number of 16-bit steps", "read it by read_standard")
+
+
+def from_steps(steps: np.ndarray, gain: np.ndarray, baseline: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return signals in mV: ``(steps - baseline) / gain``, correctly rounded to float32.
+
+    Parameters
+    ----------
+    steps : ndarray of shape (..., leads, samples)
+        int16.
+    gain, baseline : ndarray of shape (..., leads)
+        Steps per mV, and the step that stands for 0 mV.
+    out : ndarray of shape (..., leads, samples), optional
+        float32; filled and returned instead of a new array.
+
+    Returns
+    -------
+    ndarray of shape (..., leads, samples)
+        float32.
+    """
+    if out is None:
+        out = np.empty(steps.shape, np.float32)
+    divisor, shift = gain[..., None], baseline[..., None]
+    shifted = bool(shift.any())
+    if (divisor == (single := divisor.astype(np.float32))).all() and not (shifted and np.abs(shift).max() > 2**23):
+        # Whole numbers below 2**24 and the gain are float32 themselves, and so division rounds but once.
+        if shifted:
+            np.subtract(steps, shift.astype(np.float32), out=out)
+        else:
+            out[...] = steps
+        return np.divide(out, single, out=out)
+    # A float64 quotient rounded to float32 is what wfdb gives.
+    out[...] = (steps - shift.astype(np.float64)) / divisor
+    return out
+
+
+def safe_name(name: object) -> str | None:
+    """Return a record's name without extension, or None where it would lead out of the folder that it is relative to.
+
+    None too for what is no text, like the missing values of a table.
+    """
+    if not isinstance(name, str):
+        return None
+    path = PurePosixPath(_without_suffix(name))
+    if not path.name or path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:\0"):
+        return None
+    return str(path)
 
 
 def standard_leads(record: Record) -> Record:
@@ -173,7 +271,10 @@ def standard_leads(record: Record) -> Record:
     ):
         if leads:
             raise RecordError(record.name, f"lead {', '.join(leads)} {problem}", "twelve standard leads are needed")
-    return Record(record.signal[[names.index(lead) for lead in wanted]], record.fs, LEADS, record.name)
+    order = [names.index(lead) for lead in wanted]
+    signal = record.signal if order == list(range(len(names))) else record.signal[order]
+    gain, baseline = (x[order] if len(x) else x for x in (record.gain, record.baseline))
+    return replace(record, signal=signal, leads=LEADS, gain=gain, baseline=baseline)
 
 
 def write_record(
@@ -204,17 +305,19 @@ def write_record(
     Raises
     ------
     RecordError
-        NaN, or values that do not fit into 16 bits.
+        NaN, values that do not fit into 16 bits, or a name that WFDB does not allow.
     """
     path = Path(path)
     if signal.ndim != 2 or len(signal) != len(leads):
         reason = f"a signal of shape {signal.shape} for {len(leads)} leads"
         raise RecordError(path.name, reason, "pass (leads, samples)")
+    if not re.fullmatch(r"[-\w]+", path.name, re.ASCII):
+        raise RecordError(path.name, "no name of a recording", "use letters, digits, - and _ only")
     steps = np.rint(np.asarray(signal, np.float64) * gain)
-    if not np.isfinite(steps).all() or steps.size == 0 or steps.min() <= _MISSING_16 or steps.max() >= 2**15:
+    if not (gain > 0 and steps.size and np.abs(steps).max() <= _MAX_16):
         raise RecordError(path.name, "samples are NaN, absent, or too large for 16 bits", "check unit and gain")
     digital = steps.astype("<i2")
-    lines = [f"{path.name} {len(leads)} {fs:g} {digital.shape[1]}"]
+    lines = [f"{path.name} {len(leads)} {fs:.12g} {digital.shape[1]}"]
     lines += [
         f"{path.name}.dat 16 {gain}(0)/mV 16 0 {row[0]} {int(row.sum(dtype=np.int64)) % 2**16} 0 {lead}"
         for row, lead in zip(digital, leads, strict=True)
@@ -227,3 +330,160 @@ def write_record(
             os.replace(partial, path.parent / f"{path.name}{suffix}")
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _without_suffix(path: str) -> str:
+    root, extension = os.path.splitext(path)
+    return root if extension in (".hea", ".dat") else path
+
+
+def _damaged(name: str, reason: str) -> RecordError:
+    return RecordError(name, reason, _AGAIN)
+
+
+def _not_opened(name: str, kind: str, error: OSError) -> RecordError:
+    file = os.path.basename(error.filename or "")
+    if isinstance(error, FileNotFoundError):
+        return RecordError(name, f"there is no {kind} file {file}", f"check the path, or {_AGAIN}")
+    return RecordError(name, f"{kind} file {file} cannot be opened ({error.strerror})", "check path and permissions")
+
+
+def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = False) -> tuple[Record, bool]:
+    """Read a record, and say whether its signal is known to be whole steps of 16 bits."""
+    header = _read_header(folder, stem, name)
+    if header.n_leads == 0 or header.length == 0 or header.parts == ():
+        raise _damaged(name, "the recording holds no samples")
+    if header.parts is not None:
+        if is_part:
+            raise _damaged(name, "a part of the recording is made of parts itself")
+        return _read_parts(folder, stem, name, header, checksum), False
+
+    if not all(header.gains):
+        raise RecordError(name, "a lead has no gain in the header", "add the gain, in steps per mV")
+    if unknown := sorted(unit for unit in set(header.units) if unit.lower() not in PER_MV):
+        raise RecordError(name, f"unit {', '.join(unknown)} is no voltage", "correct the units in the header")
+    if any(header.skews):
+        raise RecordError(name, "missing samples (leads are shifted in time)", "leave the recording out")
+    gains = [cast(float, gain) * PER_MV[unit.lower()] for gain, unit in zip(header.gains, header.units, strict=True)]
+    if (largest := max(map(abs, gains))) > _MAX_GAIN:
+        raise _damaged(name, f"a gain of {largest:g} steps per mV")
+    gain, baseline, leads = np.array(gains), np.array(header.baselines), header.leads
+
+    reach = max(max(header.baselines), -min(header.baselines))
+    is_16 = (
+        len(set(header.files)) == 1
+        and set(header.formats) == {"16"}
+        and set(header.per_frame) == {1}
+        and header.length is not None
+        and reach <= _MAX_BASELINE
+        and (reach + 2**15) <= _MAX_MV * min(map(abs, gains))
+    )
+    try:
+        _wfdb_files.require_samples(folder, header)
+        if is_16:
+            steps = _wfdb_files.read_16(folder, header)
+        else:
+            wide, sums = _wfdb_files.read_by_wfdb(os.path.join(folder, stem), gain, baseline)
+    except OSError as error:
+        raise _not_opened(name, "signal", error) from error
+    except ValueError as error:
+        raise _damaged(name, str(error)) from error
+    if is_16:
+        sums = steps.view(np.uint16).sum(axis=1, dtype=np.uint16).tolist()
+        is_missing = (steps == _MISSING_16).any(axis=1) if steps.min() == _MISSING_16 else np.zeros(len(leads), bool)
+        mv = from_steps(steps, gain, baseline)
+    else:
+        is_missing = np.isnan(wide).any(axis=1)
+        if np.abs(wide).max(initial=0, where=~np.isnan(wide)) > _MAX_MV:
+            raise _damaged(name, f"values of more than {_MAX_MV:,.0f} mV")
+        mv = np.ascontiguousarray(wide, np.float32)
+
+    warnings = []
+    pairs = zip(leads, header.checksums, sums, strict=True)
+    wrong = [lead for lead, stated, found in pairs if stated is not None and (stated - found) % 2**16]
+    if wrong:
+        reason = f"lead {', '.join(wrong)} does not match the checksum in the header"
+        if checksum != "warn":
+            raise _damaged(name, reason)
+        warnings.append(reason)
+    if is_missing.any():
+        found = ", ".join(np.array(leads)[is_missing])
+        raise RecordError(name, f"missing samples (NaN) in lead {found}", "leave the recording out")
+    files = dict.fromkeys([f"{stem}.hea", *header.files])
+    return Record(mv, header.fs, leads, name, gain, baseline, tuple(files), tuple(warnings)), is_16
+
+
+def _read_header(folder: str, stem: str, name: str) -> Header:
+    try:
+        with open(os.path.join(folder, f"{stem}.hea"), "rb") as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > _wfdb_files.MAX_BYTES:
+                raise ValueError(f"a header of {size:,} bytes")
+            header = _wfdb_files.parse(stream.read())
+    except OSError as error:
+        raise _not_opened(name, "header", error) from error
+    except ValueError as error:
+        raise _damaged(name, str(error)) from error
+    if header.fs <= 0:
+        raise _damaged(name, "a sampling rate of 0 Hz")
+    return header
+
+
+def _read_parts(folder: str, stem: str, name: str, header: Header, checksum: str) -> Record:
+    """Join a recording that is stored in several parts; each must hold all leads."""
+    segments = cast(tuple[tuple[str, int], ...], header.parts)
+    layout = _read_header(folder, segments[0][0], name) if segments[0][1] == 0 else None
+    segments = segments[1:] if layout else segments
+    names = [segment for segment, _ in segments]
+    if "~" in names:
+        raise RecordError(name, "missing samples (a gap between the parts)", "leave the recording out")
+    if len(set(names)) < len(names) or sum(n for _, n in segments) != header.length:
+        raise _damaged(name, "the parts do not add up to the whole")
+    parts = [_read(folder, segment, name, checksum, is_part=True)[0] for segment in names]
+    if any(part.signal.shape[1] != n or part.fs != header.fs for part, (_, n) in zip(parts, segments, strict=True)):
+        raise _damaged(name, "a part has another length or rate than the header says")
+    # A layout names all leads, and parts hold them in any order.
+    leads = layout.leads if layout else parts[0].leads
+    if len(set(leads)) < len(leads) or len(leads) != header.n_leads:
+        raise _damaged(name, "the parts have other leads than the header says")
+    if any(set(part.leads) != set(leads) or not (layout or part.leads == leads) for part in parts):
+        raise RecordError(name, "missing samples (not all leads are in all parts)", "leave the recording out")
+    signal = np.hstack([part.signal[[part.leads.index(lead) for lead in leads]] for part in parts])
+    order = [parts[0].leads.index(lead) for lead in leads]
+    return Record(
+        signal,
+        header.fs,
+        leads,
+        name,
+        parts[0].gain[order],
+        parts[0].baseline[order],
+        tuple(dict.fromkeys([f"{stem}.hea", *(file for part in parts for file in part.files)])),
+        tuple(warning for part in parts for warning in part.warnings),
+    )
+
+
+def _require_variation(record: Record) -> None:
+    is_flat = record.signal.min(axis=1) == record.signal.max(axis=1)
+    if is_flat.any():
+        flat = ", ".join(np.array(record.leads)[is_flat])
+        raise RecordError(record.name, f"lead {flat} is constant", "leave the recording out")
+
+
+def _resampled(record: Record, fs: float) -> np.ndarray:
+    ratio = Fraction(fs).limit_denominator(_MAX_RATIO) / Fraction(record.fs).limit_denominator(_MAX_RATIO)
+    if not 0 < max(ratio.numerator, ratio.denominator) <= _MAX_RATIO:
+        reason = f"a sampling rate of {record.fs:g} Hz, which cannot be brought to {fs:g} Hz"
+        raise RecordError(record.name, reason, "leave the recording out")
+    n = round(record.signal.shape[1] / record.fs * fs)
+    wide = record.signal.astype(np.float64)
+    return resample_poly(wide, ratio.numerator, ratio.denominator, axis=1, padtype="line")[:, :n]
+
+
+def _in_standard_steps(record: Record) -> Record:
+    peak = np.abs(record.signal).max(axis=1)
+    halvings = np.ceil(np.log2(np.maximum(peak * STANDARD_GAIN / _MAX_16, 1)))
+    gain = np.ldexp(STANDARD_GAIN, -halvings.astype(int))
+    steps = np.rint(record.signal * gain[:, None]).astype(np.int16)
+    baseline = np.zeros(len(gain), np.int64)
+    record = replace(record, signal=from_steps(steps, gain, baseline), gain=gain, baseline=baseline)
+    _require_variation(record)
+    return record

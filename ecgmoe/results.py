@@ -151,6 +151,20 @@ def load(chapter: str, folder: Path | None = None) -> dict[str, Any]:
     return dict(json.loads(((folder or run_dir()) / f"{chapter}.json").read_text("utf-8")))
 
 
+def reference(name: str) -> dict[str, Any]:
+    """Read a reference run that comes with the repository: ``data/reference/<name>.json``, as from :func:`load`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The library does not run from a checkout of its repository.
+    """
+    folder = _CHECKOUT / "data" / "reference"
+    if not (folder / f"{name}.json").is_file():
+        raise FileNotFoundError(f"no reference run {name}: it lies in data/reference of the repository's checkout")
+    return load(name, folder)
+
+
 def _origin_table(origin: Mapping[str, Any], chapter: str) -> "Markdown":
     import pandas as pd
 

@@ -1,11 +1,14 @@
 """Beats: what the detector finds must not depend on scale, polarity, rate or company; oddities must not break it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from synthetic import ecg
 
-from ecgmoe import beats, tasks
+from ecgmoe import beats, detection, rpeaks, tasks
+from ecgmoe.datasets import annotated
 
 FS = 250.0
 
@@ -81,6 +84,196 @@ def test_bad_input_is_refused_by_name():
         beats.detect_r_peaks(np.full((1, 1, 2500), np.nan), FS)
     with pytest.raises(ValueError, match="too low"):
         beats.detect_r_peaks(np.zeros((1, 1, 2500)), 50)
+
+
+def test_a_beat_on_the_border_of_two_blocks_is_found_once():
+    # The level is computed in blocks; a beat that moves across their borders must not come twice.
+    for start in np.arange(0.0, 1.3, 0.02):
+        signal, _ = ecg([0.9] * 12, seconds=11.5)
+        cut = signal[..., round(start * FS) : round((start + 10) * FS)]
+        (found,) = beats.detect_r_peaks(cut, FS)
+        assert np.diff(found).min() > 0.85 * FS
+
+
+def test_small_beats_beside_large_ones_are_found_and_peaked_t_waves_are_not(regular):
+    signal, truth = regular
+    t = np.arange(signal.shape[-1])
+    weak = signal[:, 1:2].copy()
+    for at in truth[::3]:  # every third beat three times as large
+        weak *= 1 + 2 * np.exp(-0.5 * ((t - at) / (0.03 * FS)) ** 2)
+    (found,) = beats.detect_r_peaks(weak, FS)
+    assert len(found) == len(truth)
+    peaked = signal[:, 1:2].copy()
+    for at in truth:
+        peaked += 0.25 * np.exp(-0.5 * ((t - at - 0.28 * FS) / (0.035 * FS)) ** 2).astype(np.float32)
+    (found,) = beats.detect_r_peaks(peaked, FS)
+    assert len(found) == len(truth) and np.abs(found - truth).max() < 0.008 * FS
+
+
+def test_an_artefact_in_one_lead_does_not_hide_a_beat_of_twelve(regular):
+    signal, truth = regular
+    signal = signal.copy()
+    signal[:, 0, round(truth[5] + 0.15 * FS) :] += 2.0
+    (found,) = beats.detect_r_peaks(signal, FS)
+    assert np.abs(found[:, None] - truth).min(0).max() < 0.02 * FS
+
+
+def test_beats_at_the_very_ends_are_placed(regular):
+    signal, truth = regular
+    cut = signal[..., round(truth[0]) - 5 : round(truth[8]) + 6]
+    (found,) = beats.detect_r_peaks(cut, FS)
+    assert found[0] == pytest.approx(5, abs=3) and found[-1] == pytest.approx(cut.shape[-1] - 6, abs=3)
+
+
+def test_detections_are_the_same_peaks_with_confidence_and_quality(regular):
+    signal, _ = regular
+    flat = np.zeros_like(signal)
+    found = beats.detect_beats(np.concatenate([signal, flat]), FS)
+    np.testing.assert_array_equal(found.peaks[0], beats.detect_r_peaks(signal, FS)[0])
+    assert [len(c) for c in found.confidence] == [len(p) for p in found.peaks]
+    assert found.confidence[0].min() > 0.97
+    assert found.quality.shape == (2, 12)
+    assert found.quality[0].min() > 0.8 and found.quality[1].max() == 0
+    assert [len(part) for part in beats.detect_beats(signal[..., :50], FS)[:2]] == [1, 1]
+
+
+def test_confidence_is_lower_for_what_is_unlike_the_other_beats(regular):
+    signal, truth = regular
+    signal = signal[:, 1:2].copy()
+    at = round((truth[4] + truth[5]) / 2)
+    signal[..., at : at + 12] += np.float32(2.0)  # a jolt between two beats
+    found = beats.detect_beats(signal, FS)
+    jolt = np.abs(found.peaks[0] - at).argmin()
+    assert abs(found.peaks[0][jolt] - at) < 0.1 * FS
+    assert found.confidence[0][jolt] == found.confidence[0].min() < np.median(found.confidence[0])
+
+
+@pytest.mark.parametrize("fault", ["noise", "wander", "flat"])
+def test_each_fault_lowers_quality_the_more_the_larger_it_is(regular, fault):
+    signal, truth = regular
+    t = np.arange(signal.shape[-1]) / FS
+    noise = np.random.default_rng(0).normal(size=signal.shape[-1])
+
+    def spoilt(much: float) -> np.ndarray:
+        out = signal.copy()
+        if fault == "noise":
+            out[0, 3] += (0.15 * much * noise).astype(np.float32)
+        elif fault == "wander":
+            out[0, 3] += (0.25 * much * np.sin(2 * np.pi * 0.3 * t)).astype(np.float32)
+        else:
+            out[0, 3, : round(much * len(t))] = 0.0
+        return beats.signal_quality(out, FS, [truth])[0]
+
+    quality = np.array([spoilt(much) for much in (0.0, 0.25, 0.5, 0.9)])
+    assert (np.diff(quality[:, 3]) < -0.02).all()
+    assert quality[-1, 3] < 0.5
+    np.testing.assert_array_equal(quality[:, 4], quality[0, 4])  # the other leads are not touched
+
+
+def test_quality_of_no_records_and_of_single_beats():
+    assert beats.signal_quality(np.zeros((0, 12, 500)), FS, []).shape == (0, 12)
+    one, truth = ecg([], noise=0.001)
+    assert beats.signal_quality(one, FS, [truth]).shape == (1, 12)
+
+
+def test_premature_beats_are_ectopic_and_steady_or_slowly_changing_rhythms_are_not():
+    steady = np.cumsum([0.8] * 12) * FS
+    changing = np.cumsum(0.8 + 0.12 * np.sin(np.arange(15) / 2)) * FS
+    early = steady.copy()
+    early[5] -= 0.3 * FS
+    bigeminy = np.cumsum([0.5, 1.1] * 6) * FS
+    run = np.cumsum([0.8] * 6 + [0.4] * 3 + [1.0] + [0.8] * 6) * FS
+    a, b, c, d, e, f = beats.rr_series([steady, changing, early, bigeminy, run, steady[:2]], FS)
+    assert not a.ectopic.any() and not b.ectopic.any() and not f.ectopic.any()
+    np.testing.assert_allclose(a.rr_ms, 800)
+    assert np.flatnonzero(c.ectopic).tolist() == [5]
+    assert np.flatnonzero(d.ectopic).tolist() == [2, 4, 6, 8, 10]  # the first interval is unknown, the last has no next
+    assert np.flatnonzero(e.ectopic).tolist() == [6, 7, 8]
+    assert [len(s.ectopic) for s in beats.rr_series([np.empty(0), steady[:1]], FS)] == [0, 1]
+
+
+def test_rr_series_do_not_depend_on_the_sampling_rate():
+    at = np.cumsum([0.8, 0.82, 0.5, 1.1, 0.79, 0.81, 0.8])
+    slow, fast = (beats.rr_series([at * fs], fs)[0] for fs in (100.0, 500.0))
+    np.testing.assert_allclose(slow.rr_ms, fast.rr_ms)
+    assert (slow.ectopic == fast.ectopic).all() and slow.ectopic.any()
+
+
+def test_ectopic_beats_can_be_left_out_of_the_median_beat(regular):
+    signal, truth = regular
+    odd = signal.copy()
+    t = np.arange(signal.shape[-1])
+    for at in truth[:7]:
+        odd -= (3 * np.exp(-0.5 * ((t - at) / (0.03 * FS)) ** 2)).astype(np.float32)
+    flags = np.arange(len(truth)) < 7
+    cut = beats.segment_beats(np.concatenate([odd, signal]), FS, [truth, truth])
+    whole, clean = beats.median_beat(cut), beats.median_beat(cut, [flags, flags])
+    assert (whole[0] - whole[1]).abs().max() > 1
+    assert (clean[0] - clean[1]).abs().max() < 0.05
+    everything = np.ones(len(truth), bool)
+    torch.testing.assert_close(beats.median_beat(cut, [everything, everything]), whole)  # nothing would be left
+
+
+def test_running_windows_are_those_of_the_plain_definition():
+    x = torch.rand(2, 40, generator=torch.Generator().manual_seed(0))
+    for half in (0, 1, 2, 5, 8):
+        window = torch.nn.functional.pad(x, (half, half)).unfold(-1, 2 * half + 1, 1)
+        torch.testing.assert_close(rpeaks._running_max(x, half), window.amax(-1))
+        torch.testing.assert_close(
+            rpeaks._running_mean(torch.nn.functional.pad(x, (half, half))[:, None], half)[:, 0], window.mean(-1)
+        )
+
+
+# F1 at 150, 75 and 50 ms and the error of the mean RR interval that were reached, with a little slack.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "f1", "rr_mae_ms"),
+    [
+        ("mitdb", (0.998, 0.9975, 0.9965), 3.3),
+        ("ludb", (0.9995, 0.9955, 0.993), 0.8),
+        ("cpsc2019", (0.94, 0.935, 0.90), 60),
+    ],
+)
+def test_real_beats_are_found(recordings: Path, name, f1, rr_mae_ms):
+    result = detection.evaluate(
+        annotated.load(name, recordings / name), {"ecgmoe": beats.detect_r_peaks}, detection.TOLERANCES_MS
+    )
+    table = detection.accuracy(result).query("part == 'all'").set_index("tolerance_ms")["f1"]
+    assert (table[list(detection.TOLERANCES_MS)].to_numpy() >= np.array(f1)).all(), table
+    assert detection.timing(result).query("part == 'all'")["rr_mae_ms"].item() <= rr_mae_ms
+
+
+@pytest.mark.slow
+def test_confidence_is_the_share_of_true_beats_on_recordings_it_was_not_fitted_to(recordings: Path):
+    sure, true = [], []
+    for name in ("mitdb", "cpsc2019"):
+        data = annotated.load(name, recordings / name)
+        data = data.select(~data.apart & (data.number % 2 == 1))
+        found = beats.detect_beats(data.signal, data.fs)
+        for peaks, confidence, truth, judged in zip(
+            found.peaks, found.confidence, data.truth, data.scored, strict=True
+        ):
+            hit = np.isin(np.arange(len(peaks)), detection.match(truth, peaks, 0.15 * data.fs, tuple(judged)).detection)
+            counts = hit | ((peaks >= judged[0]) & (peaks <= judged[1]))
+            sure.append(confidence[counts])
+            true.append(hit[counts])
+    confidence, hit = np.concatenate(sure), np.concatenate(true)
+    bins = np.digitize(confidence, (0.95, 0.99))
+    share = [hit[bins == b].mean() for b in range(3)]
+    assert share[0] < share[1] < share[2]
+    assert np.abs(share - np.array([confidence[bins == b].mean() for b in range(3)])).max() < 0.1
+
+
+@pytest.mark.slow
+def test_ectopic_flags_find_premature_beats_of_real_recordings(recordings: Path):
+    data = annotated.load("mitdb", recordings / "mitdb")
+    flags = [series.ectopic[1:-1] for series in beats.rr_series(data.truth, data.fs)]
+    truth = [np.isin(symbols[1:-1], list("AaJSVFE")) for symbols in data.symbols]
+    # Record 203 is fibrillation, where early beats are no ectopic beats; 207 has flutter and escape rhythms.
+    rows = np.flatnonzero(~np.isin(data.number, (203, 207)))
+    flag, true = (np.concatenate([part[i] for i in rows]) for part in (flags, truth))
+    assert (flag & true).sum() / true.sum() > 0.75
+    assert (flag & true).sum() / flag.sum() > 0.98
 
 
 def test_beats_are_cut_around_the_peaks(regular):

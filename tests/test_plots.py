@@ -91,6 +91,22 @@ def test_coverage_is_the_share_with_a_label(cohort: Cohort) -> None:
         assert shares[row].mean() == pytest.approx(100 * 2 / 3, abs=0.1)
 
 
+def test_quality_is_the_mean_of_each_rhythm_and_lead(cohort: Cohort) -> None:
+    quality = np.tile(np.linspace(0, 1, 12), (len(cohort), 1))
+    quality[(cohort.table["rhythm"] == "other").to_numpy()] = 0.25
+    shown = np.array([float(text) for text in texts(plots.lead_quality(quality, cohort.table["rhythm"]))])
+    np.testing.assert_allclose(shown.reshape(2, 12), [np.linspace(0, 1, 12), np.full(12, 0.25)], atol=0.006)
+
+
+def test_each_beat_bears_its_confidence_and_early_ones_are_filled(cohort: Cohort) -> None:
+    peaks, early = np.array([100.5, 200.0, 250.0, 400.0]), np.array([False, False, True, False])
+    figure = plots.trust_in_beats(cohort.signal[0], 100, peaks, np.array([0.99, 0.9, 0.5, 1.0]), early)
+    assert texts(figure) == ["0.99", "0.90", "0.50", "1.00"]
+    _, usual, filled = figure.axes[0].lines
+    np.testing.assert_allclose(usual.get_xdata(), peaks[~early] / 100)
+    np.testing.assert_allclose(filled.get_xdata(), [2.5])
+
+
 def test_figures_are_closed_and_opaque(cohort: Cohort) -> None:
     for draw in (plots.rhythm_strips, plots.rhythm_counts, plots.label_distributions, plots.label_coverage):
         assert draw(cohort).get_facecolor() == (1, 1, 1, 1)

@@ -3,60 +3,32 @@
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from folders import N_RECORDS, RR_S, beat_train, write_ptbxl
 
-from ecgmoe import datasets, tasks
+from ecgmoe import datasets, records, tasks
 from ecgmoe.datasets import DatasetError, ptbxl, reference
 from ecgmoe.records import LEADS, RecordError, read_record, write_record
 
-N_RECORDS, N_PATIENTS = 24, 16
 
-
-def beat_train(rr_s: float, fs: int = 100, seed: int = 0) -> np.ndarray:
-    """Ten seconds of narrow beats with a little noise on twelve leads, mV."""
-    t = np.arange(10 * fs) / fs
-    beats = sum(np.exp(-0.5 * ((t - at) / 0.012) ** 2) for at in np.arange(0.4, 10, rr_s))
-    waves = sum(0.2 * np.exp(-0.5 * ((t - at - 0.25) / 0.04) ** 2) for at in np.arange(0.4, 10, rr_s))
-    noise = np.random.default_rng(seed).normal(0, 0.01, (12, len(t)))
-    return np.linspace(0.8, 1.2, 12)[:, None] * (beats + waves) + noise
-
-
-RR_S = np.linspace(0.6, 1.2, N_RECORDS)
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_ptbxl(tmp_path / "ptb-xl")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty-four records of sixteen patients in folds 6 to 10, in PTB-XL's layout, and a cache of their own."""
-    monkeypatch.setenv("ECGMOE_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "ptb-xl"
-    (folder / "records100" / "00000").mkdir(parents=True)
-    ids = np.arange(1, N_RECORDS + 1)
-    patients = ids % N_PATIENTS
-    codes = np.where(
-        ids % 3 == 0, "{'AFIB': 0.0}", np.where(ids % 3 == 1, "{'NORM': 80.0, 'SR': 0.0}", "{'NORM': 0.0}")
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No reference detectors, for tests that are not about what they find."""
+    monkeypatch.setattr(
+        reference, "measure", lambda signal, fs: reference.Reference(*np.full((2, len(signal)), np.nan))
     )
-    names = [f"records100/00000/{i:05d}_lr" for i in ids]
-    pd.DataFrame(
-        {
-            "ecg_id": ids,
-            "patient_id": patients.astype(float),
-            "age": np.where(ids == 5, 300.0, 40.0 + ids),
-            "sex": ids % 2,
-            "scp_codes": codes,
-            "strat_fold": 6 + patients % 5,
-            "filename_lr": names,
-            "filename_hr": [name.replace("100/", "500/").replace("_lr", "_hr") for name in names],
-        }
-    ).to_csv(folder / "ptbxl_database.csv", index=False)
-    upper = tuple(lead.upper() for lead in LEADS)
-    for name, rr_s, seed in zip(names, RR_S, ids, strict=True):
-        write_record(folder / name, beat_train(rr_s, seed=seed), 100, upper)
-    return folder
 
 
 def change_table(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -111,6 +83,7 @@ def test_rhythm_follows_codes_and_rate(root: Path) -> None:
     assert cohort.counts["rhythm: no code"] == cohort.table["rhythm"].isna().sum()
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_limit_takes_whole_patients_of_folds_7_to_9(root: Path) -> None:
     everyone = datasets.load(root, max_records=0).table
     some = datasets.load(root, max_records=9).table
@@ -122,6 +95,7 @@ def test_a_limit_takes_whole_patients_of_folds_7_to_9(root: Path) -> None:
     assert len(datasets.load(root, max_records=1000).table) == (everyone["fold"] >= 7).sum()
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_choice_of_patients_depends_on_neither_order_nor_seed(root: Path) -> None:
     first = set(datasets.load(root, max_records=9).table.index)
     change_table(root, lambda table: table.sample(frac=1, random_state=1))
@@ -131,7 +105,7 @@ def test_the_choice_of_patients_depends_on_neither_order_nor_seed(root: Path) ->
 def test_second_reading_comes_from_the_cache_until_a_file_changes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = datasets.load(root, max_records=0)
     with monkeypatch.context() as patch:
-        patch.setattr(ptbxl, "_read_one", lambda *_: pytest.fail("read again"))
+        patch.setattr(records, "read_standard", lambda *_, **__: pytest.fail("read again"))
         patch.setattr(reference, "_detected_rr", lambda *_: pytest.fail("measured again"))
         assert datasets.load(root, max_records=0).digest == first.digest
     write_record(record_path(root, 1), beat_train(0.9, seed=99), 100)
@@ -164,7 +138,7 @@ def eleven_leads(path: Path) -> None:
 
 
 def other_rate(path: Path) -> None:
-    write_record(path, beat_train(0.8), 50)
+    write_record(path, beat_train(0.8)[:, :500], 99)
 
 
 def other_length(path: Path) -> None:
@@ -194,12 +168,13 @@ def missing_samples(path: Path) -> None:
         (lose_samples, "not on disk"),
         (truncate, "truncated"),
         (eleven_leads, "lead V6 is missing"),
-        (other_rate, "50 instead of 100 Hz"),
-        (other_length, "500 samples instead of 1000"),
+        (other_rate, "5.05051 s long, not 10 s"),
+        (other_length, "5 s long, not 10 s"),
         (constant_lead, "lead V2 is constant"),
         (missing_samples, "missing samples (NaN) in lead AVR"),
     ],
 )
+@pytest.mark.usefixtures("unmeasured")
 def test_a_damaged_record_is_listed_and_left_out(root: Path, damage: Callable[[Path], None], reason: str) -> None:
     damage(record_path(root, 2))
     cohort = datasets.load(root, max_records=0)
@@ -218,12 +193,14 @@ def test_a_damaged_record_is_listed_and_left_out(root: Path, damage: Callable[[P
         ("strat_fold", 11, "no fold"),
     ],
 )
+@pytest.mark.usefixtures("unmeasured")
 def test_a_damaged_row_is_listed_and_left_out(root: Path, column: str, value: object, reason: str) -> None:
     edit(root, column, 2, value)
     assert reason in reason_of(datasets.load(root, max_records=0), 2)
 
 
 @pytest.mark.parametrize("name", ["../outside/00002_lr", "/etc/00002_lr", "records100/../../00002_lr", "C:\\00002_lr"])
+@pytest.mark.usefixtures("unmeasured")
 def test_a_file_name_cannot_leave_the_folder(root: Path, name: str) -> None:
     (root.parent / "outside").mkdir()
     for suffix in (".hea", ".dat"):
@@ -232,43 +209,32 @@ def test_a_file_name_cannot_leave_the_folder(root: Path, name: str) -> None:
     assert "leads out of the folder" in reason_of(datasets.load(root, max_records=0), 2)
 
 
+@pytest.mark.usefixtures("unmeasured")
+def test_a_linked_folder_is_the_users_own_decision(root: Path) -> None:
+    expected = datasets.load(root, max_records=0).digest
+    (root / "records100").rename(root.parent / "elsewhere")
+    (root / "records100").symlink_to(root.parent / "elsewhere", target_is_directory=True)
+    assert datasets.load(root, max_records=0).digest == expected
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_a_file_name_may_carry_its_extension(root: Path) -> None:
     edit(root, "filename_lr", 2, "records100/00000/00002_lr.hea")
     assert datasets.load(root, max_records=0).table["path"][2] == "records100/00000/00002_lr"
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_missing_age_and_sex_are_missing_labels(root: Path) -> None:
-    edit(root, "age", 2, "")
+    for ecg_id, age in ((2, ""), (3, -1), (5, 300), (7, 0), (8, 200), (10, 91)):
+        edit(root, "age", ecg_id, age)
     edit(root, "sex", 2, 7)
     cohort = datasets.load(root, max_records=0)
     assert cohort.table.loc[2, ["age", "sex"]].isna().all()
-    assert cohort.counts["age or sex missing"] == 1
-
-
-def nowhere(root: Path) -> Path:
-    return root / "nowhere"
-
-
-def a_file(root: Path) -> Path:
-    return root / "ptbxl_database.csv"
-
-
-def empty(root: Path) -> Path:
-    (root.parent / "empty").mkdir()
-    return root.parent / "empty"
-
-
-def above(root: Path) -> Path:
-    return root.parent
-
-
-def another(name: str) -> Callable[[Path], Path]:
-    def make(root: Path) -> Path:
-        (root.parent / "other").mkdir()
-        (root.parent / "other" / name).write_text("")
-        return root.parent / "other"
-
-    return make
+    assert cohort.table["age"][[3, 8]].isna().all()
+    assert cohort.table["age"][[5, 7, 10]].tolist() == [90, 0, 90]
+    assert cohort.counts["age missing or impossible"] == 3
+    assert cohort.counts["age over 89"] == 2
+    assert cohort.counts["sex missing"] == 1
 
 
 def without_column(root: Path) -> Path:
@@ -309,13 +275,6 @@ def no_files(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (nowhere, "does not exist"),
-        (a_file, "is a file"),
-        (empty, "is empty"),
-        (above, "further down"),
-        (another("machine_measurements.csv"), "MIMIC-IV-ECG, which is not supported in this version"),
-        (another("record_list.csv"), "MIMIC-IV-ECG, which is not supported in this version"),
-        (another("photo.png"), "it holds photo.png but no ptbxl_database.csv"),
         (without_column, "no column strat_fold"),
         (twice, "ecg_id 1 more than once"),
         (nameless, "no whole number"),
@@ -325,7 +284,7 @@ def no_files(root: Path) -> Path:
         (no_files, "most often: not on disk"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_why(root: Path, make: Callable[[Path], Path], message: str) -> None:
+def test_a_table_that_cannot_be_used_says_why(root: Path, make: Callable[[Path], Path], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         datasets.load(make(root), max_records=0)
 
@@ -335,7 +294,7 @@ def test_impossible_requests_are_refused(root: Path) -> None:
         datasets.load(root, fs=250)
     with pytest.raises(ValueError, match="max_records = -1"):
         datasets.load(root, max_records=-1)
-    with pytest.raises(DatasetError, match="filename_hr"):
+    with pytest.raises(DatasetError, match="not on disk, such as records500"):
         datasets.load(root, fs=500)
 
 
@@ -355,6 +314,160 @@ def test_detectors_that_disagree_give_a_rate_but_no_interval(monkeypatch: pytest
     found = reference._measure(np.zeros((1, 12, 1000), np.float32), 100)
     assert np.isnan(found["rr_ms"][0])
     assert found["rate_bpm"][0] == pytest.approx((75 + 60_000 / 825) / 2)
+
+
+def test_measuring_in_pieces_and_processes_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECGMOE_CACHE", str(tmp_path))
+    signal = np.stack([beat_train(rr_s) for rr_s in (0.7, 0.9, 1.1)]).astype(np.float32)
+    whole = reference._measure(signal, 100)
+    monkeypatch.setattr(reference, "CHUNK", 2)
+    monkeypatch.setattr(reference, "_WORTH_PROCESSES", 2)
+    monkeypatch.setattr(reference, "_MAX_PROCESSES", 1)
+    found = reference.measure(signal, 100)
+    np.testing.assert_array_equal(found.rr_ms, whole["rr_ms"])
+    np.testing.assert_array_equal(found.rate_bpm, whole["rate_bpm"])
+    np.testing.assert_allclose(found.rr_ms, [700, 900, 1100], atol=2)
+
+
+@pytest.mark.slow
+def test_measuring_in_two_processes_changes_nothing() -> None:
+    signal = np.stack([beat_train(rr_s) for rr_s in np.linspace(0.5, 1.3, 130)]).astype(np.float32)
+    one = np.array(reference._measure_part(signal, 100))
+    np.testing.assert_array_equal(np.stack(list(reference._measure(signal, 100).values()), axis=1), one)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECGMOE_CACHE", str(tmp_path))
+    monkeypatch.setattr(reference, "CHUNK", 2)
+    signal = np.random.default_rng(0).normal(size=(6, 12, 1000)).astype(np.float32)
+    seen: list[int] = []
+
+    def measure_three(record: np.ndarray, fs: int) -> tuple[float, float]:
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(next(i for i, row in enumerate(signal) if row is record or np.array_equal(row, record)))
+        return float(seen[-1]), 75.0
+
+    monkeypatch.setattr(reference, "_measure_one", measure_three)
+    with pytest.raises(KeyboardInterrupt):
+        reference.measure(signal, 100)
+    first = list(seen)
+    for _ in range(2):
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt) if len(first) < 5 else nullcontext():
+            reference.measure(signal, 100)
+        first += seen
+    assert first == [0, 1, 2, 2, 3, 4, 4, 5]
+
+
+def write_features(folder: Path, name: str, rr_ms: dict[int, float]) -> Path:
+    """A table of PTB-XL+: the key is somewhere in the middle, and the rows are in no order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame({"QRS_Dur_Global": 90, "ecg_id": rr_ms.keys(), "RR_Mean_Global": rr_ms.values()})
+    table.iloc[::-1].to_csv(folder / name, index=False)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["../ptb-xl-plus-1.0.1/features", "ptb-xl+/features", "features"])
+def test_ptbxl_plus_beside_the_folder_gives_the_rr_interval(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "measure", lambda *_: pytest.fail("measured"))
+    ids = range(1, N_RECORDS + 1)
+    write_features(root / place, "12sl_features.csv", {i: 800.0 + i for i in ids if i != 2} | {7: 0.0, 8: 29_999.0})
+    unig = {i: 802.0 + i for i in ids if i not in (2, 5)} | {10: 900.0, 12: 590.0}
+    write_features(root / place, "unig_features.csv", unig)
+    write_features(root / place, "ecgdeli_features.csv", dict.fromkeys(ids, 1.0))  # a median, which is another label
+    cohort = datasets.load(root, max_records=0)
+    rr_ms = cohort.table["rr_interval"]
+    for ecg_id in cohort.table.index:
+        alone = {5: 805.0, 7: 809.0, 8: 810.0}  # one analysis found nothing, or nothing that can be
+        missing = ecg_id in (2, 10, 12)  # neither has it; they differ by more than 20 ms
+        expected = np.nan if missing else alone.get(ecg_id, 801.0 + ecg_id)
+        np.testing.assert_equal(rr_ms[ecg_id], expected)
+    inside = cohort.table.index
+    assert cohort.counts["RR interval: not in PTB-XL+"] == len(inside.intersection([2]))
+    assert cohort.counts["RR interval: only one analysis in PTB-XL+"] == len(inside.intersection([5, 7, 8]))
+    assert cohort.counts["RR interval: analyses of PTB-XL+ disagree"] == len(inside.intersection([10, 12]))
+    assert 12 in inside, "12 fibrillates, and its rate is known though its interval is not"
+    assert cohort.table["rhythm"][12] == "atrial fibrillation"
+    assert ptbxl.FEATURES_NOTE in cohort.card.notes and ptbxl.MEASURED_NOTE not in cohort.card.notes
+    assert ptbxl.FEATURES_REFERENCE in cohort.card.references
+    assert not cohort.table.columns.intersection(list(ptbxl.FEATURES)).any()
+
+
+def test_ptbxl_plus_may_be_named_and_has_to_be_whole(root: Path, tmp_path: Path) -> None:
+    folder = write_features(tmp_path / "far" / "away" / "features", "unig_features.csv", {1: 700.0})
+    for features_root in (folder, str(folder.parent)):
+        table = datasets.load(root, max_records=0, features_root=features_root).table
+        assert table["rr_interval"].to_dict() == pytest.approx(
+            {i: 700 if i == 1 else np.nan for i in table.index}, nan_ok=True
+        )
+    assert ptbxl.MEASURED_NOTE in datasets.load(root, max_records=0).card.notes
+    with pytest.raises(DatasetError, match=r"holds neither 12sl_features.csv nor unig_features.csv"):
+        datasets.load(root, features_root=tmp_path)
+    (folder / "unig_features.csv").write_text("ecg_id,RR\n1,700\n")
+    with pytest.raises(DatasetError, match="unig_features.csv has no column RR_Mean_Global"):
+        datasets.load(root, features_root=folder)
+
+
+@pytest.mark.parametrize(("listed", "name"), [(21837, "1.0.1"), (21801, "1.0.2"), (21799, "1.0.3"), (24, "unknown")])
+def test_the_version_is_told_by_the_number_of_records(root: Path, listed: int, name: str) -> None:
+    whole = ptbxl.listing(root, 100)
+    assert whole.counts["listed"] == N_RECORDS
+    one = whole.table[:1]
+    cohort = ptbxl.cohort(
+        replace(whole, counts={"listed": listed}), one, beat_train(0.8)[None].astype(np.float32), whole.skipped
+    )
+    assert name in cohort.card.name
+
+
+def test_notes_and_statements_are_carried_and_counted(root: Path) -> None:
+    edit(root, "scp_codes", 2, "{}")
+    edit(root, "scp_codes", 7, "{'NORM': 100.0, 'STACH': 0.0, 'SR': 0.0}")
+    cohort = datasets.load(root, max_records=0)
+    table = cohort.table
+    assert table["statements"][[1, 2, 7]].tolist() == ["NORM SR", "", "NORM STACH SR"]
+    assert table["rhythm"][7] == "sinus tachycardia"
+    assert table["static_noise"].to_dict() == {i: "I-AVR" if i % 5 == 0 else "" for i in table.index}
+    assert table["validated_by_human"].to_dict() == {i: i > 4 for i in table.index}
+    assert cohort.counts["noted: static noise"] == (table.index % 5 == 0).sum()
+    assert cohort.counts["not validated by a human"] == (table.index <= 4).sum()
+    assert cohort.counts["rhythm: several codes"] == cohort.counts["listed, several rhythm codes"] == 1
+    assert cohort.counts["listed, no rhythm code"] == sum(i % 3 == 2 for i in range(1, N_RECORDS + 1))
+    counts = ptbxl.statement_counts(table)
+    assert counts.loc["NORM", "class"] == "", "the mapping has no use for it"
+    assert counts.loc["STACH"].tolist() == [1, "sinus tachycardia", 0]
+    assert counts.loc["SR", "records"] == table["statements"].str.contains("SR").sum()
+    # Two of three records are normal, and one of these two has no rhythm; number 2 has lost its statement.
+    no_code = cohort.counts["rhythm: no code"]
+    assert counts.loc["NORM", "without a class"] == no_code - 1 == table["rhythm"].isna().sum() - 1
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_counts_add_up_to_the_records_listed(root: Path) -> None:
+    truncate(record_path(root, 2))
+    lose_samples(record_path(root, 3))
+    edit(root, "patient_id", 6, "")
+    for max_records in (0, 6, 1000):
+        counts = datasets.load(root, max_records=max_records).counts
+        last = next(name for name in counts if "fold 10" in name)
+        assert counts["used"] + counts["skipped"] + counts["not asked for"] + counts[last] == counts["listed"]
+        assert counts["listed"] == N_RECORDS
+        assert (counts["not asked for"] > 0) == (max_records > 0)
+
+
+def test_labels_are_counted_by_split(root: Path) -> None:
+    cohort = datasets.load(root, max_records=0)
+    counts = cohort.label_counts()
+    pd.testing.assert_series_equal(
+        counts[["train", "validation", "test"]].sum(axis=1), counts["all"], check_names=False
+    )
+    assert (counts.groupby("label")["all"].sum() == len(cohort)).all()
+    assert counts.loc[("Age", "missing"), "all"] == cohort.counts["age over 89"] == 1
+    assert counts.loc[("Sex", "female"), "all"] == cohort.table["sex"].sum()
+    assert counts.loc[("Potassium abnormality", "missing"), "all"] == len(cohort)
+    assert counts.loc[("Arrhythmia", "missing"), "all"] == cohort.counts["rhythm: no code"]
 
 
 def simulate_labels(root: Path) -> None:
@@ -389,12 +502,7 @@ def test_damaged_simulated_labels_are_refused(root: Path) -> None:
         datasets.load(root)
 
 
-def test_simulated_is_a_name_for_the_default_cohort(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    simulate_labels(root)
-    monkeypatch.setattr("ecgmoe.datasets.simulated.ensure", lambda: root)
-    assert datasets.load().digest == datasets.load(root).digest
-
-
+@pytest.mark.usefixtures("unmeasured")
 def test_tables_of_the_chapter(root: Path) -> None:
     truncate(record_path(root, 2))
     lose_samples(record_path(root, 3))

@@ -1,11 +1,12 @@
 """Whoever adds a backbone, a task, a data set or a chapter is told here what belongs to it."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from ecgmoe import backbones, chapters, evaluation, paper, tasks, variants
-from ecgmoe.datasets import ptbxl
+from ecgmoe import backbones, chapters, datasets, evaluation, paper, tasks, variants
+from ecgmoe.datasets import annotated, ptbxl
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
@@ -30,10 +31,25 @@ def test_a_task_has_figures_of_the_paper_a_metric_and_a_label_column(name):
     assert task.column in TESTS["test_ptbxl"] + TESTS["test_tasks"]
 
 
-@pytest.mark.parametrize("card", [ptbxl.CARD, ptbxl.SIMULATED_CARD], ids=lambda card: card.name)
+@pytest.mark.parametrize("card", datasets.cards(), ids=lambda card: card.name)
 def test_a_data_set_has_a_complete_card(card):
     assert card.about and card.licence and card.references and card.notes
     assert card.doi or card is ptbxl.SIMULATED_CARD, "where it can be had"
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_a_data_set_offers_what_the_door_asks_of_it_and_is_tested_and_explained(name):
+    module = import_module(f"ecgmoe.datasets.{name}")
+    assert all(callable(getattr(module, part)) for part in ("find_root", "listing", "select", "cohort"))
+    assert module.CARD in datasets.cards()
+    assert f"## On {module.CARD.name}" in BOOK
+    assert any(f"import {name}" in text or f", {name}" in text for text in TESTS.values())
+
+
+@pytest.mark.parametrize("name", annotated.NAMES)
+def test_a_set_of_annotated_beats_has_a_card_and_a_test(name):
+    assert annotated.card(name) in datasets.cards()
+    assert f'"{name}"' in TESTS["test_annotated"]
 
 
 @pytest.mark.parametrize("name", chapters.names(ROOT))

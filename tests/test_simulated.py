@@ -183,6 +183,9 @@ def test_write_refuses_a_folder_in_use_and_simulate_an_empty_cohort(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     with pytest.raises(ValueError, match="at least 1"):
         simulated.simulate(0)
+    with pytest.raises(ValueError, match='choose "ptbxl" or "mimic-iv-ecg"'):
+        simulated.write(tmp_path / "new", n_patients=1, layout="mimic")
+    assert not (tmp_path / "new").exists()
 
 
 def test_ensure_writes_once_and_clears_what_a_killed_run_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

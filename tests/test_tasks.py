@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ecgmoe import tasks
+from ecgmoe.datasets import _effects
 
 NAN = float("nan")
 
@@ -43,6 +44,74 @@ def test_every_code_leads_to_a_class() -> None:
 )
 def test_first_match_decides_the_rhythm(codes: set[str], rate: float, rhythm: str | None) -> None:
     assert tasks.rhythm_from_scp(codes, rate) == rhythm
+
+
+@pytest.mark.parametrize(
+    ("lines", "rhythm"),
+    [
+        *(([name], name) for name in tasks.RHYTHMS[:-1]),
+        *(([f"*** {name.upper()} ***", "Abnormal ECG"], name) for name in tasks.RHYTHMS[:-1]),
+        *(([f"--- {name.capitalize()}. ---"], name) for name in tasks.RHYTHMS[:-1]),
+        (["Normal sinus rhythm"], "sinus rhythm"),
+        (["Sinus  rhythm.", "with 1st degree AV block"], "sinus rhythm with 1st degree a-v block"),
+        (["Sinus rhythm", "- first degree A-V block"], "sinus rhythm with 1st degree a-v block"),
+        (["Sinus rhythm", "Prolonged PR interval"], "sinus rhythm"),
+        (["Sinus rhythm with frequent PVCs"], "sinus rhythm with pvc(s)"),
+        (["Sinus tachycardia", "with premature ventricular complexes"], "sinus rhythm with pvc(s)"),
+        (["Sinus rhythm with PAC(s) and PVC(s)"], "sinus rhythm with pvc(s)"),
+        (["Sinus rhythm with bigeminal PVCs"], "other"),
+        (["Sinus rhythm with 2nd degree A-V block"], "other"),
+        (["Sinus rhythm", "with complete heart block"], "other"),
+        (["Marked sinus bradycardia"], "sinus bradycardia"),
+        (["Atrial fibrillation with slow ventricular response"], "atrial fibrillation"),
+        (["Atrial fibrillation", "with rapid V-rate"], "atrial fibrillation with rapid ventricular response"),
+        (["Atrial fibrillation with PVC(s)"], "atrial fibrillation"),
+        (["Atrial fibrillation with a competing junctional pacemaker"], "atrial fibrillation"),
+        (["Probable atrial fibrillation"], "other"),
+        (["Atrial flutter/fibrillation"], "other"),
+        (["Afib/flutter and ventricular-paced rhythm"], "ventricular pacing"),
+        (["Demand pacing", "Pacemaker rhythm - no further analysis"], "ventricular pacing"),
+        (["A-V dual-paced rhythm"], "ventricular pacing"),
+        (["Atrial pacing"], "other"),
+        (["Wandering atrial pacemaker"], "other"),
+        (["Possible ectopic atrial bradycardia"], "other"),
+        (["Sinus or ectopic atrial rhythm"], "other"),
+        (["Supraventricular tachycardia"], "other"),
+        (["Junctional rhythm"], "other"),
+        (["Age not entered, assumed to be 50 years old", "Sinus bradycardia"], "sinus bradycardia"),
+        (["PACER DETECTION SUSPENDED DUE TO EXTERNAL NOISE", "Sinus rhythm"], "sinus rhythm"),
+        (["*** Consider acute ST elevation MI ***", "Sinus tachycardia"], "consider acute st elevation mi"),
+        (["Sinus rhythm", "*** Consider acute ST elevation MI ***"], "sinus rhythm"),
+        (["Normal ECG"], None),
+        (["Prolonged PR interval", "ST junctional depression is nonspecific"], None),
+        (["If rhythm is confirmed, the following report may not be valid"], None),
+        (["Atrial fibrillation has replaced sinus rhythm"], None),
+        (["", "  "], None),
+        ([], None),
+    ],
+)
+def test_the_first_statement_of_a_report_decides(lines: list[str], rhythm: str | None) -> None:
+    assert tasks.rhythm_from_report(lines) == rhythm
+    assert tasks.rhythm_from_report([line.upper() + " " for line in lines]) == rhythm
+    assert tasks.rhythm_from_report(["Normal ECG", *lines, "Abnormal ECG"]) == rhythm
+
+
+def test_both_data_sets_share_one_order_of_statements() -> None:
+    codes = {code for code, _ in tasks.SCP_TO_RHYTHM}
+    assert {code for code, _ in tasks.REPORT_TO_SCP} <= codes
+    for report, statements in (
+        ("Sinus bradycardia with 1st degree A-V block", {"SBRAD", "1AVB"}),
+        ("Sinus rhythm with PAC(s) and PVC(s)", {"SR", "PAC", "PVC"}),
+        ("Ventricular pacing with atrial fibrillation", {"PACE", "AFIB"}),
+        ("Atrial flutter with PVC(s)", {"AFLT", "PVC"}),
+    ):
+        assert tasks.rhythm_from_report([report]) == tasks.rhythm_from_scp(statements, rate_bpm=70.0)
+
+
+def test_potassium_is_abnormal_outside_of_its_range() -> None:
+    found = tasks.potassium_abnormal(np.array([3.4, 3.5, 5.0, 5.1, NAN]))
+    np.testing.assert_array_equal(found, [1, 0, 0, 1, NAN])
+    assert tasks.POTASSIUM_NORMAL == _effects.POTASSIUM_NORMAL
 
 
 def test_mean_rr_interval_spans_first_to_last_beat() -> None:

@@ -1,4 +1,4 @@
-"""The simulated cohort: patients and records with known causes, written in the layout of PTB-XL.
+"""The simulated cohort: patients and records with known causes, written in the layout of PTB-XL or of MIMIC-IV-ECG.
 
 Every record depends on nothing but the seed and the number of its patient, so a cohort may be made in any pieces. The
 hearts and their waves are in :mod:`ecgmoe.datasets._waves`, all effect sizes with their sources in
@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache as memoise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from ecgmoe import cache, records, tasks
-from ecgmoe.datasets import _effects, _waves
+from ecgmoe.datasets import _effects, _mimic_layout, _waves
 from ecgmoe.records import LEADS, write_record
 
 DEFAULT_PATIENTS, DEFAULT_SEED = 1000, 0
@@ -256,11 +257,13 @@ def simulate(n_patients: int, seed: int = DEFAULT_SEED, first: int = 0) -> Simul
     return Simulation(np.concatenate(signals), table, r_peaks, fiducials)
 
 
-def write(root: str | os.PathLike[str], n_patients: int = DEFAULT_PATIENTS, seed: int = DEFAULT_SEED) -> Path:
-    """Write a cohort in the layout of PTB-XL, complete or not at all.
-
-    Beside the files of PTB-XL (records at 100 and 500 Hz, ``ptbxl_database.csv``, ``scp_statements.csv``) there are
-    ``simulated_labels.csv`` and ``simulated_beats.csv`` (true R position, onsets and offsets in samples at 500 Hz).
+def write(
+    root: str | os.PathLike[str],
+    n_patients: int = DEFAULT_PATIENTS,
+    seed: int = DEFAULT_SEED,
+    layout: Literal["ptbxl", "mimic-iv-ecg"] = "ptbxl",
+) -> Path:
+    """Write a cohort in the layout of a real data set, complete or not at all.
 
     Parameters
     ----------
@@ -268,6 +271,11 @@ def write(root: str | os.PathLike[str], n_patients: int = DEFAULT_PATIENTS, seed
         A folder that does not exist yet, or is empty.
     n_patients : int
     seed : int
+    layout : {"ptbxl", "mimic-iv-ecg"}
+        ``"ptbxl"``: records at 100 and 500 Hz, ``ptbxl_database.csv``, ``scp_statements.csv``. ``"mimic-iv-ecg"``:
+        records at 500 Hz, ``record_list.csv``, ``machine_measurements.csv``, and ``patients.csv.gz`` and
+        ``labevents.csv.gz`` in ``hosp``. Either has ``simulated_labels.csv`` and ``simulated_beats.csv`` (true R
+        position, onsets and offsets in samples at 500 Hz) beside.
 
     Returns
     -------
@@ -278,7 +286,11 @@ def write(root: str | os.PathLike[str], n_patients: int = DEFAULT_PATIENTS, seed
     ------
     FileExistsError
         ``root`` holds files.
+    ValueError
+        ``layout`` is neither.
     """
+    if layout not in ("ptbxl", "mimic-iv-ecg"):
+        raise ValueError(f'layout {layout!r}; choose "ptbxl" or "mimic-iv-ecg"')
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"{root} is there already; name a folder that does not exist, or an empty one")
@@ -286,26 +298,56 @@ def write(root: str | os.PathLike[str], n_patients: int = DEFAULT_PATIENTS, seed
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         partial.chmod(0o755)
-        tables, beats = [], []
+        parts: list[dict[str, pd.DataFrame]] = []
         with tqdm(total=n_patients, desc="simulating", unit=" patients", disable=None) as progress:
             for first in range(0, n_patients, _CHUNK):
                 count = min(_CHUNK, n_patients - first)
                 part = simulate(count, seed, first)
-                _write_records(partial, part)
-                tables.append(part.labels)
-                for ecg_id, r, marks in zip(part.labels["ecg_id"], part.r_peaks, part.fiducials, strict=True):
-                    beats.append(np.column_stack([np.full(len(r), ecg_id), r, np.rint(marks)]))
+                parts.append((_write_ptbxl if layout == "ptbxl" else _write_mimic)(partial, part, seed))
                 progress.update(count)
-        table = pd.concat(tables, ignore_index=True)
-        table[PTBXL_COLUMNS].to_csv(partial / "ptbxl_database.csv", index=False)
-        table[SIMULATED_COLUMNS].to_csv(partial / "simulated_labels.csv", index=False)
-        beat_table = pd.DataFrame(np.concatenate(beats), columns=["ecg_id", "r", *_waves.FIDUCIALS]).astype("Int64")
-        beat_table.to_csv(partial / "simulated_beats.csv", index=False)
-        _scp_table().to_csv(partial / "scp_statements.csv")
+        for name in parts[0]:
+            table = pd.concat([tables[name] for tables in parts], ignore_index=True)
+            if "labevent_id" in table:
+                table["labevent_id"] = np.arange(1, len(table) + 1)
+            path = partial / name
+            path.parent.mkdir(exist_ok=True)
+            # without the time of writing, so that the same cohort is the same file
+            table.to_csv(
+                path, index=False, compression={"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+            )
+        if layout == "ptbxl":
+            _scp_table().to_csv(partial / "scp_statements.csv")
         os.replace(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def _beats(ids: pd.Series, part: Simulation) -> pd.DataFrame:
+    """``simulated_beats.csv`` of records that are numbered ``ids``."""
+    beats = [
+        np.column_stack([np.full(len(r), number), r, np.rint(marks)])
+        for number, r, marks in zip(ids, part.r_peaks, part.fiducials, strict=True)
+    ]
+    return pd.DataFrame(np.concatenate(beats), columns=[str(ids.name), "r", *_waves.FIDUCIALS]).astype("Int64")
+
+
+def _write_ptbxl(root: Path, part: Simulation, seed: int) -> dict[str, pd.DataFrame]:
+    """Write the recordings in PTB-XL's layout and return their part of each table."""
+    _write_records(root, part)
+    return {
+        "ptbxl_database.csv": part.labels[PTBXL_COLUMNS],
+        "simulated_labels.csv": part.labels[SIMULATED_COLUMNS],
+        "simulated_beats.csv": _beats(part.labels["ecg_id"], part),
+    }
+
+
+def _write_mimic(root: Path, part: Simulation, seed: int) -> dict[str, pd.DataFrame]:
+    """Write the recordings in MIMIC-IV-ECG's layout and return their part of each table."""
+    tables = _mimic_layout.tables(part.labels, part.signal, part.fiducials, seed)
+    listed = tables["record_list.csv"]
+    _mimic_layout.write_records(root, listed, part.signal)
+    return tables | {"simulated_beats.csv": _beats(listed["study_id"], part)}
 
 
 def _write_records(root: Path, part: Simulation) -> None:

@@ -1,9 +1,17 @@
 """Figures of the book: each function returns a matplotlib figure that is already closed, so that it shows once."""
 
 from ecgmoe.plots.audit import claimed_and_recomputed, printed_against_constants, printed_zero_shot
+from ecgmoe.plots.detectors import detector_speed, f1_against_tolerance
 from ecgmoe.plots.model import architecture, costs, gates, predictions, scores_by_model, training_curves
-from ecgmoe.plots.recordings import ecg_paper, label_coverage, label_distributions, rhythm_counts, rhythm_strips
-from ecgmoe.plots.rhythm import aligned_beats, peaks_on_strip, poincare, rr_agreement
+from ecgmoe.plots.recordings import (
+    ecg_paper,
+    label_coverage,
+    label_distributions,
+    lead_quality,
+    rhythm_counts,
+    rhythm_strips,
+)
+from ecgmoe.plots.rhythm import aligned_beats, peaks_on_strip, poincare, rr_agreement, trust_in_beats
 from ecgmoe.plots.style import COLOURS, SPLIT_COLOURS, style
 
 __all__ = [
@@ -13,10 +21,13 @@ __all__ = [
     "architecture",
     "claimed_and_recomputed",
     "costs",
+    "detector_speed",
     "ecg_paper",
+    "f1_against_tolerance",
     "gates",
     "label_coverage",
     "label_distributions",
+    "lead_quality",
     "peaks_on_strip",
     "poincare",
     "predictions",
@@ -28,4 +39,5 @@ __all__ = [
     "scores_by_model",
     "style",
     "training_curves",
+    "trust_in_beats",
 ]

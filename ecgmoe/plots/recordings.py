@@ -181,3 +181,29 @@ def label_coverage(cohort: Cohort) -> Figure:
     plt.setp(ax.get_yticklabels(), rotation=0)
     plt.close(fig)
     return fig
+
+
+def lead_quality(quality: np.ndarray, rhythm: pd.Series) -> Figure:
+    """Draw the mean signal quality of each lead for the records of each rhythm class.
+
+    Parameters
+    ----------
+    quality : ndarray of shape (records, 12)
+        From 0 to 1, as from :func:`ecgmoe.beats.signal_quality`.
+    rhythm : Series of shape (records,)
+
+    Returns
+    -------
+    Figure
+    """
+    style()
+    mean = pd.DataFrame(quality, columns=list(LEADS)).groupby(rhythm.to_numpy()).mean()
+    mean = mean.reindex([name for name in tasks.RHYTHMS if name in mean.index])
+    fig, ax = plt.subplots(figsize=(8.6, 0.32 * len(mean) + 1.0), layout="constrained")
+    options = {"annot": True, "fmt": ".2f", "vmin": 0, "vmax": 1, "cmap": "cividis", "cbar": False, "linewidths": 1}
+    sns.heatmap(mean, ax=ax, annot_kws={"fontsize": 7}, **options)
+    ax.set(ylabel="")
+    ax.tick_params(length=0)
+    plt.setp(ax.get_yticklabels(), rotation=0)
+    plt.close(fig)
+    return fig

@@ -32,6 +32,27 @@ def peaks_on_strip(signal: np.ndarray, fs: float, peaks: np.ndarray, title: str 
     return fig
 
 
+def trust_in_beats(
+    signal: np.ndarray, fs: float, peaks: np.ndarray, confidence: np.ndarray, ectopic: np.ndarray, lead: str = "II"
+) -> Figure:
+    """One lead with the confidence of each beat written above it; beats that come early are filled."""
+    style()
+    fig, ax = plt.subplots(figsize=(8.6, 2.3), layout="constrained")
+    x = signal[LEADS.index(lead)]
+    ax.plot(np.arange(len(x)) / fs, x, color="0.15", lw=0.8)
+    height = np.interp(peaks, np.arange(len(x)), x)
+    for early, fill, text in ((False, "none", "beat"), (True, COLOURS[3], "early beat")):
+        at = ectopic == early
+        ax.plot(peaks[at] / fs, height[at], "o", color=COLOURS[3], ms=6, mfc=fill, mew=1.5, label=text)
+    top = x.max() + 0.1 * np.ptp(x)
+    for peak, sure in zip(peaks, confidence, strict=True):
+        ax.text(peak / fs, top, f"{sure:.2f}", ha="center", fontsize=7)
+    ax.set(xlabel="time (s)", ylabel=f"lead {lead} (mV)", ylim=(None, top + 0.15 * np.ptp(x)))
+    ax.legend(loc="lower right", ncols=2)
+    plt.close(fig)
+    return fig
+
+
 def aligned_beats(beats: Beats, rows: Mapping[str, int], lead: str = "II") -> Figure:
     """All beats of a few records laid over each other, with their mean; phase in parts of the RR interval."""
     style()
