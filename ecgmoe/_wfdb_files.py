@@ -174,9 +174,9 @@ def require_samples(folder: str, header: Header) -> None:
     """
     for file in dict.fromkeys(header.files):
         at = [i for i, name in enumerate(header.files) if name == file]
-        if len({(header.formats[i], header.offsets[i]) for i in at}) > 1:
-            raise ValueError(f"leads of {file} have several formats or offsets")
         kind, offset = header.formats[at[0]], header.offsets[at[0]]
+        if any(header.formats[i] != kind or header.offsets[i] != offset for i in at):
+            raise ValueError(f"leads of {file} have several formats or offsets")
         status = os.stat(os.path.join(folder, file))
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f"{file} is no file")

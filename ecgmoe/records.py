@@ -171,7 +171,8 @@ def read_standard(
     record, exact = _read(folder, stem, name, checksum)
     record = standard_leads(record)
     if abs(record.signal.shape[1] - seconds * record.fs) > 1e-6:
-        length = f"{record.signal.shape[1]:,} samples at {record.fs:.12g} Hz are not {seconds:g} s"
+        n = record.signal.shape[1]
+        length = f"{n / record.fs:g} s long ({n:,} samples at {record.fs:.12g} Hz), not {seconds:g} s"
         raise RecordError(name, length, "leave the recording out, or cut it to length")
     _require_variation(record)
     if record.fs != fs:
@@ -390,10 +391,10 @@ def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = F
         raise _damaged(name, str(error)) from error
     if is_16:
         sums = steps.view(np.uint16).sum(axis=1, dtype=np.uint16).tolist()
-        is_missing = (steps == _MISSING_16).any(axis=1) if steps.min() == _MISSING_16 else np.zeros(len(leads), bool)
+        missing = (steps == _MISSING_16).any(axis=1).nonzero()[0] if steps.min() == _MISSING_16 else ()
         mv = from_steps(steps, gain, baseline)
     else:
-        is_missing = np.isnan(wide).any(axis=1)
+        missing = np.isnan(wide).any(axis=1).nonzero()[0]
         if np.abs(wide).max(initial=0, where=~np.isnan(wide)) > _MAX_MV:
             raise _damaged(name, f"values of more than {_MAX_MV:,.0f} mV")
         mv = np.ascontiguousarray(wide, np.float32)
@@ -406,8 +407,8 @@ def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = F
         if checksum != "warn":
             raise _damaged(name, reason)
         warnings.append(reason)
-    if is_missing.any():
-        found = ", ".join(np.array(leads)[is_missing])
+    if len(missing):
+        found = ", ".join(leads[i] for i in missing)
         raise RecordError(name, f"missing samples (NaN) in lead {found}", "leave the recording out")
     files = dict.fromkeys([f"{stem}.hea", *header.files])
     return Record(mv, header.fs, leads, name, gain, baseline, tuple(files), tuple(warnings)), is_16
@@ -415,7 +416,7 @@ def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = F
 
 def _read_header(folder: str, stem: str, name: str) -> Header:
     try:
-        with open(os.path.join(folder, f"{stem}.hea"), "rb") as stream:
+        with open(os.path.join(folder, f"{stem}.hea"), "rb", buffering=0) as stream:
             if (size := os.fstat(stream.fileno()).st_size) > _wfdb_files.MAX_BYTES:
                 raise ValueError(f"a header of {size:,} bytes")
             header = _wfdb_files.parse(stream.read())

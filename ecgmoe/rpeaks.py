@@ -58,6 +58,12 @@ def _gain(hz_F: Tensor, band_hz: tuple[float, float]) -> Tensor:
     return low_F * torch.sigmoid((high - hz_F) / (EDGE_SOFTNESS * high))
 
 
+@lru_cache(maxsize=8)
+def _band_pass(n: int, rate: float, device: torch.device) -> Tensor:
+    """Gain (F,) at the frequencies of a real Fourier transform of ``n`` samples."""
+    return _gain(torch.fft.rfftfreq(n, 1 / rate, device=device), BAND_HZ)
+
+
 def _cycle(x_BCT: Tensor, step: int, rate: float) -> tuple[Tensor, int, int]:
     """Means of ``step`` samples between margins, the place of the first and their number.
 
@@ -149,6 +155,7 @@ def detect_r_peaks(signal: np.ndarray | Tensor, fs: float) -> list[np.ndarray]:
     return detect(as_batch(signal), fs, with_confidence=False)[0]
 
 
+@torch.inference_mode()
 def detect(x_BCT: Tensor, fs: float, *, with_confidence: bool) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Peaks and, if wanted, the confidence of each (else their strength), one array a record."""
     if fs < 70:
@@ -175,8 +182,8 @@ def _detect_batch(x_BCT: Tensor, fs: float, with_confidence: bool) -> tuple[Tens
     step = max(1, round(fs / WORK_RATE_HZ))
     rate = fs / step
     cycle_BCX, first, T = _cycle(x_BCT, step, rate)
-    gain_F = _gain(torch.fft.rfftfreq(cycle_BCX.shape[-1], 1 / rate, device=x_BCT.device), BAND_HZ)
-    band_BCX = torch.fft.irfft(torch.fft.rfft(cycle_BCX) * gain_F, n=cycle_BCX.shape[-1])
+    n = cycle_BCX.shape[-1]
+    band_BCX = torch.fft.irfft(torch.fft.rfft(cycle_BCX) * _band_pass(n, rate, x_BCT.device), n=n)
     half = round(QRS_WIDTH_S * rate) // 2
     strength_BCT = _running_mean(band_BCX[..., first - half : first + T + half].square(), half).sqrt_()
 

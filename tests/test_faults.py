@@ -717,7 +717,7 @@ def fuzz(folder: Path, n: int, seed: int) -> Iterator[str]:
 
 
 def test_random_damage_gives_our_error_or_what_wfdb_gives(tmp_path: Path) -> None:
-    assert list(fuzz(tmp_path, 500, seed=0)) == []
+    assert list(fuzz(tmp_path, 1000, seed=0)) == []
 
 
 @pytest.mark.slow

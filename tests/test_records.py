@@ -609,9 +609,9 @@ def odd(path: Path) -> None:
         (flat, 2, 100, "lead aVL is constant"),
         (flat, 2, 50, "lead aVL is constant"),
         (faint, 4, 100, "lead aVL is constant"),
-        (odd, 2, 100, "200 samples at 99.9 Hz are not 2 s"),
+        (odd, 2, 100, "2.002 s long (200 samples at 99.9 Hz), not 2 s"),
         (lose_samples, 2, 100, "no signal file r1.dat"),
-        (str, 10, 100, "200 samples at 100 Hz are not 10 s"),
+        (str, 10, 100, "2 s long (200 samples at 100 Hz), not 10 s"),
         (str, 2, 123.4567, "cannot be brought to 123.457 Hz"),
     ],
 )

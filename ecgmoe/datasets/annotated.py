@@ -128,10 +128,6 @@ def load(name: str, root: str | os.PathLike[str], max_recordings: int = 0) -> Be
     if name not in _SOURCES:
         raise DatasetError(f"there is no set of annotated recordings {name!r}; choose from {', '.join(NAMES)}")
     source = _SOURCES[name]
-    if name == "simulated" and str(root) == "simulated":
-        from ecgmoe.datasets import simulated
-
-        root = simulated.ensure()
     folder = find_root(name, root)
     files = sorted(folder.glob(source.files), key=lambda path: (_number(path.stem), path.stem))
     windows = list(source.windows(folder, files[:max_recordings] if max_recordings else files))
@@ -163,12 +159,19 @@ def card(name: str) -> Card:
 def find_root(name: str, root: str | os.PathLike[str]) -> Path:
     """Return the folder that holds the files of set ``name``: ``root`` itself or one below it.
 
+    For ``simulated`` also ``"simulated"``: the default cohort, made on first use.
+
     Raises
     ------
     DatasetError
         There is none; the message says where to download it.
     """
-    root, source = Path(root), _SOURCES[name]
+    source = _SOURCES[name]
+    if name == "simulated" and str(root) == "simulated":
+        from ecgmoe.datasets import simulated
+
+        root = simulated.ensure()
+    root = Path(root).expanduser()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise DatasetError(f"{root} {what}; pass the folder of {source.title}, or {source.cure}")

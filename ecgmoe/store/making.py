@@ -455,7 +455,12 @@ def _finish(
         reason = failed["reason"].value_counts().index[0]
         cure = "see that it is the folder as downloaded"
         raise StoreError(f"no record of {listing.root} can be used, most often: {reason}; {cure}")
-    skipped = pd.concat([listing.skipped[["record", "reason"]].astype(object), failed], ignore_index=True)
+    size = identity["shard_records"]
+    at = [i * size + row["row"] for i, entry in enumerate(entries) for row in entry["skipped"]]
+    failed["fold"] = listing.table.reindex(columns=["fold"])["fold"].to_numpy()[at]
+    columns = ["record", "reason", "fold"]  # the fold says whether a limited selection asked for a record
+    skipped = pd.concat([listing.skipped.reindex(columns=columns).astype(object), failed], ignore_index=True)
+    skipped["fold"] = pd.to_numeric(skipped["fold"]).astype("Int64")
     warnings = pd.DataFrame([row for entry in entries for row in entry["warnings"]], columns=["record", "warning"])
     lists = {
         name: files.write(folder / name, table.to_csv(index=False, lineterminator="\n").encode())

@@ -95,8 +95,9 @@ class Store:
 
     @property
     def skipped(self) -> pd.DataFrame:
-        """Records left out: columns ``record`` and ``reason``."""
-        return pd.read_csv(self.folder / SKIPPED, dtype=str, keep_default_na=False)
+        """Records left out: columns ``record``, ``reason`` and ``fold``, NaN where it is not known."""
+        types = {"record": str, "reason": str, "fold": float}
+        return pd.read_csv(self.folder / SKIPPED, dtype=types, keep_default_na=False, na_values={"fold": ""})
 
     @property
     def warnings(self) -> pd.DataFrame:
