@@ -189,7 +189,7 @@ def require_samples(folder: str, header: Header) -> None:
             raise ValueError(f"format {kind} is not known")
         if held < needed:
             what = "samples" if kind in _FLAC else "bytes"
-            raise ValueError(f"{file} is cut short: it holds {held:,} {what} and should hold {needed:,}")
+            raise ValueError(f"{file} is truncated: it holds {held:,} {what} and should hold {needed:,}")
 
 
 def _flac_frames(file: str) -> int:

@@ -172,7 +172,7 @@ def read_standard(
     record = standard_leads(record)
     if abs(record.signal.shape[1] - seconds * record.fs) > 1e-6:
         n = record.signal.shape[1]
-        length = f"{n / record.fs:g} s long ({n:,} samples at {record.fs:.12g} Hz), not {seconds:g} s"
+        length = f"{n / record.fs:g} s long, not {seconds:g} s ({n:,} samples at {record.fs:.12g} Hz)"
         raise RecordError(name, length, "leave the recording out, or cut it to length")
     _require_variation(record)
     if record.fs != fs:

@@ -148,12 +148,12 @@ def stop_the_clock(path: Path) -> None:
         (empty_header, "the header is empty"),
         (lose_header, "no header file r1.hea"),
         (lose_samples, "no signal file r1.dat"),
-        (truncate_within_a_frame, "cut short: it holds 4,795 bytes and should hold 4,800"),
-        (truncate_by_a_frame, "cut short"),
-        (empty_samples, "cut short"),
+        (truncate_within_a_frame, "truncated: it holds 4,795 bytes and should hold 4,800"),
+        (truncate_by_a_frame, "truncated"),
+        (empty_samples, "truncated"),
         (flip_a_bit, "checksum"),
         (miss_a_sample, "missing samples (NaN) in lead II"),
-        (announce_too_much, "cut short"),
+        (announce_too_much, "truncated"),
         (announce_no_leads, "announces 0 leads and describes 12"),
         (stop_the_clock, "0 Hz"),
     ],
@@ -297,7 +297,7 @@ def test_a_header_that_asks_for_gigabytes_costs_none(tmp_path: Path, fmt: str) -
     change_header(tmp_path / "r", f".dat {fmt if fmt in ('80', '516') else 16} ", f".dat {fmt} ")
     change_header(tmp_path / "r", "2 100 200", "2 100 2000000000")
     tracemalloc.start()
-    with pytest.raises(RecordError, match="is cut short"):
+    with pytest.raises(RecordError, match="is truncated"):
         read_record(tmp_path / "r")
     assert tracemalloc.get_traced_memory()[1] < 5e6
     tracemalloc.stop()
@@ -609,9 +609,9 @@ def odd(path: Path) -> None:
         (flat, 2, 100, "lead aVL is constant"),
         (flat, 2, 50, "lead aVL is constant"),
         (faint, 4, 100, "lead aVL is constant"),
-        (odd, 2, 100, "2.002 s long (200 samples at 99.9 Hz), not 2 s"),
+        (odd, 2, 100, "2.002 s long, not 2 s (200 samples at 99.9 Hz)"),
         (lose_samples, 2, 100, "no signal file r1.dat"),
-        (str, 10, 100, "2 s long (200 samples at 100 Hz), not 10 s"),
+        (str, 10, 100, "2 s long, not 10 s (200 samples at 100 Hz)"),
         (str, 2, 123.4567, "cannot be brought to 123.457 Hz"),
     ],
 )
