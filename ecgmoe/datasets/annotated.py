@@ -279,7 +279,7 @@ _SOURCES: dict[str, _Source] = {
             name="MIT-BIH Arrhythmia Database 1.0.0",
             about="48 half-hour recordings of two leads at 360 Hz from 47 patients (Boston, 1975-1979), each beat "
             "annotated by two cardiologists. Here: the first lead, at 500 Hz, in windows of ten seconds.",
-            licence="Open Data Commons Attribution License 1.0",
+            licence="ODC-By 1.0",
             doi="10.13026/C2F305",
             references=(
                 "Moody and Mark. The impact of the MIT-BIH Arrhythmia Database. IEEE Eng. Med. Biol. 20(3):45 (2001)",
@@ -302,7 +302,7 @@ _SOURCES: dict[str, _Source] = {
         Card(
             name="Lobachevsky University Electrocardiography Database 1.0.1",
             about="200 recordings of ten seconds, twelve leads, 500 Hz; P, QRS and T annotated by hand in each lead.",
-            licence="Open Data Commons Attribution License 1.0",
+            licence="ODC-By 1.0",
             doi="10.13026/eegm-h675",
             references=(
                 "Kalyakulina et al. LUDB: A new open-access validation tool for electrocardiogram delineation "
