@@ -38,7 +38,9 @@ def simulate(folder: Path, patients: int, seed: int, layout: Literal["ptbxl", "m
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz.")
+@click.option(
+    "--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz; chapters take 100."
+)
 @click.option("--workers", default=2, type=click.IntRange(min=0), help="Processes; 0 works in this one, without Dask.")
 @click.option("--scheduler", help="Address of a running Dask scheduler, such as tcp://10.0.0.1:8786.")
 def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str | None) -> None:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ecgmoe import tasks
-from ecgmoe.rpeaks import SMALLEST_QRS_MV, as_batch, detect
+from ecgmoe.rpeaks import as_batch, detect
 from ecgmoe.rpeaks import detect_r_peaks as detect_r_peaks
 
 ECTOPIC_MEDIAN_OVER = 11  # intervals: about ten seconds, and an odd number, so that bigeminy cannot split it evenly
+ALIVE_MV = 0.01  # range of a second in which a lead moves; amplifiers alone move less
 QUALITY_BAND_HZ = (0.67, 40.0)  # of diagnostic monitors; 40 Hz is carried by every sampling rate in use
 QUALITY_BATCH = 16  # records at a time, so that their beats stay in the processor's cache
 
@@ -35,7 +36,7 @@ def detect_beats(signal: np.ndarray | Tensor, fs: float) -> Detection:
     """R-peaks as by :func:`detect_r_peaks`, with the confidence of each and the quality of each lead.
 
     The confidence is a logistic function of two things: how far the beat's strength is from the usual, and how alike
-    it is to the record's other beats. It was fitted to the even-numbered records of MIT-BIH and CPSC2019 and reads as
+    it is to the record's other beats. It was fitted to every second record of MIT-BIH and CPSC2019 and reads as
     the share of such detections that are beats.
 
     Parameters
@@ -140,11 +141,13 @@ def signal_quality(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.nd
     x_BCT = as_batch(signal)
     T = x_BCT.shape[-1]
     second = min(T, max(1, round(fs)))
-    parts = [np.empty((0, x_BCT.shape[1]), np.float32)]
-    for start in range(0, len(x_BCT) if T > 1 else 0, QUALITY_BATCH):
+    if T < 2 or x_BCT.numel() == 0:
+        return np.zeros(x_BCT.shape[:2], np.float32)
+    parts = []
+    for start in range(0, len(x_BCT), QUALITY_BATCH):
         part_BCT, at = x_BCT[start : start + QUALITY_BATCH], peaks[start : start + QUALITY_BATCH]
         piece_BCKT = part_BCT.unfold(-1, second, second)
-        alive_BC = (piece_BCKT.amax(-1) - piece_BCKT.amin(-1) > SMALLEST_QRS_MV).float().mean(-1)
+        alive_BC = (piece_BCKT.amax(-1) - piece_BCKT.amin(-1) > ALIVE_MV).float().mean(-1)
         low, high = (int(np.ceil(hz * T / fs)) for hz in QUALITY_BAND_HZ)
         part_BCT = part_BCT - part_BCT.mean(-1, keepdim=True)
         spectrum_BCF2 = torch.view_as_real(torch.fft.rfft(part_BCT)[..., low:high])

@@ -168,6 +168,8 @@ def read_standard(
     """
     folder, stem = os.path.split(_without_suffix(os.fspath(path)))
     name = stem if name is None else name
+    if not 0 < fs < float("inf"):
+        raise ValueError(f"fs = {fs}; pass a sampling rate in Hz")
     record, exact = _read(folder, stem, name, checksum)
     record = standard_leads(record)
     if abs(record.signal.shape[1] - seconds * record.fs) > 1e-6:
@@ -351,6 +353,8 @@ def _not_opened(name: str, kind: str, error: OSError) -> RecordError:
 
 def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = False) -> tuple[Record, bool]:
     """Read a record, and say whether its signal is known to be whole steps of 16 bits."""
+    if checksum not in ("error", "warn"):
+        raise ValueError(f"checksum = {checksum!r}; pass 'error' or 'warn'")
     header = _read_header(folder, stem, name)
     if header.n_leads == 0 or header.length == 0 or header.parts == ():
         raise _damaged(name, "the recording holds no samples")

@@ -13,16 +13,16 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 # Strength is the root mean square of the band-passed signal over QRS_WIDTH_S, divided by each lead's usual QRS strength
-# and averaged over leads; all fractions below are fractions of it. Values were chosen on the even-numbered records of
-# MIT-BIH, LUDB and CPSC2019.
+# and averaged over leads; all fractions below are fractions of it. Values were chosen on every second record: those of
+# even number in MIT-BIH and LUDB, of even place among the files in CPSC2019.
 WORK_RATE_HZ = 125.0  # all is computed at about this rate: twice what the bands need, and five times faster
 BAND_HZ = (6.0, 26.0)  # where the QRS complex stands out from P, T, wander and muscle
 QRS_WIDTH_S = 0.08
-REFRACTORY_S = 0.22  # two beats are never closer than this
+REFRACTORY_S = 0.22  # two maxima of strength are never closer than this, two beats never than half of it
 BLOCK_S = 1.25  # long enough to hold a beat of most rhythms; the level is the median of five blocks' maxima
 LEVEL_FRACTION = (0.28, 0.35)  # a beat exceeds the first of these fractions of the level, near strong beats the second
 NEIGHBOUR_FRACTION = 0.245  # in between: this fraction of the largest strength in its own and the next blocks
-SMALLEST_QRS_MV = 0.01  # strength in mV below which a lead counts as flat
+SMALLEST_QRS_MV = 0.002  # strength below which a lead counts as flat: the step of a fine converter
 T_WAVE_S = 0.5  # a maximum this soon after another is a T wave if it is smaller and blunter:
 T_WAVE_STRENGTH = 0.45  # its strength is less than this part of the other's,
 T_WAVE_STEEPNESS = 0.25  # and so is the slope of the band-passed signal
@@ -44,6 +44,8 @@ CONFIDENCE = (5.39, -2.85, 1.75)
 
 def as_batch(signal: np.ndarray | Tensor) -> Tensor:
     """Float32 tensor (records, leads, samples); ValueError for another shape or samples that are not finite."""
+    if not isinstance(signal, Tensor):
+        signal = np.require(signal, np.float32, ["C", "W"])  # torch takes no other strides, orders of bytes, locks
     x_BCT = torch.as_tensor(signal, dtype=torch.float32)
     if x_BCT.ndim != 3:
         raise ValueError(f"signal has shape {tuple(x_BCT.shape)}, expected (records, leads, samples)")
@@ -133,7 +135,7 @@ def detect_r_peaks(signal: np.ndarray | Tensor, fs: float) -> list[np.ndarray]:
     Parameters
     ----------
     signal : ndarray or Tensor of shape (records, leads, samples)
-        mV (another unit works as long as a QRS complex exceeds 0.01 of it).
+        mV. The root mean square of a QRS complex in the band must exceed 0.002; smaller ones count as a flat lead.
     fs : float
         Sampling rate in Hz, at least 70.
 
@@ -169,7 +171,7 @@ def detect(x_BCT: Tensor, fs: float, *, with_confidence: bool) -> tuple[list[np.
     for part_BCT in x_BCT.split(batch):
         record_M, position_M, confidence_M = _detect_batch(part_BCT, fs, with_confidence)
         ends = torch.bincount(record_M, minlength=len(part_BCT)).cumsum(0).tolist()
-        position, sure = position_M.double().cpu().numpy(), confidence_M.cpu().numpy()
+        position, sure = position_M.cpu().double().numpy(), confidence_M.cpu().numpy()
         for first, last in zip([0, *ends], ends, strict=False):
             peaks.append(position[first:last])
             confidence.append(sure[first:last])
@@ -245,7 +247,9 @@ def _fiducial_filter(rate: float, device: torch.device) -> tuple[Tensor, Tensor]
     hz_F = torch.arange(0.0, rate / 2, 0.25)
     response_XW = torch.cos(2 * torch.pi * lag_XW[..., None] * hz_F) @ _gain(hz_F, FIDUCIAL_BAND_HZ) * (2 * 0.25 / rate)
     taper_XW = torch.cos(0.5 * torch.pi * (lag_XW / FILTER_HALF_S).clamp(-1, 1)) ** 2
-    return (response_XW * taper_XW).to(device), second_W.to(device)
+    filter_XW = response_XW * taper_XW
+    filter_XW -= taper_XW * (filter_XW.sum(0) / taper_XW.sum(0))  # the taper let some of a constant offset pass
+    return filter_XW.to(device), second_W.to(device)
 
 
 def _place(cycle_BCX: Tensor, lead_M: Tensor, rate: float, record_M: Tensor, at_M: Tensor) -> tuple[Tensor, Tensor]:

@@ -339,3 +339,37 @@ def test_intervals_of_a_record_without_beats_are_missing():
 
 def test_mean_rr_is_that_of_first_and_last_beat():
     assert tasks.mean_rr_interval(np.array([100.0, 180.0, 300.0]), 100.0) == pytest.approx(1000.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x[..., ::-1].copy()[..., ::-1],
+        lambda x: x.astype(">f4"),
+        lambda x: np.broadcast_to(x, x.shape),
+        lambda x: np.asfortranarray(x),
+    ],
+    ids=["negative strides", "big-endian", "read-only", "other order"],
+)
+def test_every_numpy_array_will_do_whatever_its_layout(regular, change):
+    signal, _ = regular
+    (expected,) = beats.detect_r_peaks(signal, FS)
+    np.testing.assert_array_equal(beats.detect_r_peaks(change(signal), FS)[0], expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 1), (3, 0, 500), (0, 12, 500)])
+def test_nothing_to_look_at_has_no_beats_and_no_quality(shape):
+    found = beats.detect_beats(np.zeros(shape), FS)
+    assert [len(p) for p in found.peaks] == [0] * shape[0]
+    assert found.quality.shape == shape[:2] and not found.quality.any()
+
+
+def test_real_beats_stay_where_they_are_under_an_offset_and_in_another_unit(recordings):
+    signal = annotated.load("ludb", recordings, 40).signal
+    peaks = beats.detect_r_peaks(signal, 500)
+    for changed in (signal + 5, signal * 0.1, signal * 20):
+        moved = [
+            len(a) != len(b) or np.abs(a - b).max(initial=0) > 0.5
+            for a, b in zip(peaks, beats.detect_r_peaks(changed, 500), strict=True)
+        ]
+        assert sum(moved) <= 1

@@ -1,4 +1,4 @@
-"""The runner, on small notebooks of its own; and one real chapter with other parameters."""
+"""The runner, on small notebooks of its own; and real chapters with other parameters."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ecgmoe import __main__ as command_line
-from ecgmoe import chapters
+from ecgmoe import chapters, datasets, store
+from ecgmoe.datasets import simulated
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,13 +205,33 @@ def test_the_command_line_writes_a_simulated_cohort(tmp_path):
     assert (tmp_path / "cohort" / "ptbxl_database.csv").exists()
 
 
+def copy_of_chapters(folder, *names):
+    for part in ("ecgmoe", "data", "constraints.txt", "pyproject.toml"):
+        (folder / part).symlink_to(ROOT / part)
+    (folder / "notebooks").mkdir()
+    for name in names:
+        (folder / "notebooks" / f"{name}.ipynb").write_bytes((ROOT / "notebooks" / f"{name}.ipynb").read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["source", "store"])
+def test_the_first_chapters_take_the_other_layout_and_a_store(tmp_path, kind):
+    root = simulated.write(tmp_path / "mimic", n_patients=60, layout="mimic-iv-ecg")
+    if kind == "store":
+        store.prepare(datasets.listing(root), tmp_path / "store", workers=0)
+        root = tmp_path / "store"
+    names = ("01_data", "02_periodicity")
+    copy_of_chapters(tmp_path, *names)
+    report = chapters.run(names, {"data_root": str(root)}, root=tmp_path)
+    assert report.failures == {}
+    saved = json.loads((report.folder / "01_data.json").read_text("utf-8"))
+    assert saved["provenance"]["data"]["records"] == len(datasets.load(root))
+
+
 @pytest.mark.slow
 def test_a_real_chapter_with_other_parameters_has_other_results(tmp_path):
     name = "04_periodic_moe"
-    for folder in ("ecgmoe", "data", "constraints.txt", "pyproject.toml"):
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / f"{name}.ipynb").write_bytes((ROOT / "notebooks" / f"{name}.ipynb").read_bytes())
+    copy_of_chapters(tmp_path, name)
     reports = [chapters.run([name], {"epochs": epochs, "seed": "3"}, root=tmp_path) for epochs in ("1", "2")]
     assert [report.failures for report in reports] == [{}, {}]
     scores = [

@@ -203,3 +203,16 @@ def test_a_recording_of_another_rate_is_resampled(root: Path) -> None:
     read = reading.read_signals(listing, listing.table[:1])
     assert read.signal.shape == (1, 12, 1000)
     assert reference.measure(read.signal, 100).rr_ms[0] == pytest.approx(800, abs=3)
+
+
+def test_an_option_of_another_data_set_is_refused_with_its_own(root: Path) -> None:
+    with pytest.raises(DatasetError, match="PTB-XL takes no protocol; its options are features_root"):
+        datasets.load(root, protocol="paper")
+
+
+def test_the_folders_that_a_recursive_download_makes_are_found(root: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "got" / "physionet.org" / "files" / "ptb-xl" / "1.0.3"
+    deep.parent.mkdir(parents=True)
+    shutil.move(root, deep)
+    with pytest.raises(DatasetError, match="further down; pass data_root=.*1.0.3"):
+        datasets.listing(tmp_path / "got")

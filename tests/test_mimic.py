@@ -508,8 +508,9 @@ def test_laboratory_values_are_read_once_for_the_same_file(root: Path, monkeypat
     assert mimic_iv_ecg.listing(root, 500).table.equals(first) and len(calls) == 1
     write_labs(root / "hosp" / "labevents.csv.gz", [(12, CHEMISTRY, 0, 6.1, ""), (12, BLOOD, 1, 4.0, "")])
     assert mimic_iv_ecg.listing(root, 500).table.loc[23, "potassium"] == 6.1 and len(calls) == 2
-    _hosp.read_potassium(root / "hosp" / "labevents.csv.gz", np.array([12]))
-    assert len(calls) == 3
+    assert set(_hosp.read_potassium(root / "hosp" / "labevents.csv.gz", np.array([12]))["value"]) == {6.1, 4.0}
+    assert _hosp.read_potassium(root / "hosp" / "labevents.csv.gz", np.array([13])).empty
+    assert len(calls) == 2, "other subjects are taken from the same reading"
 
 
 def test_an_archive_of_several_members_is_read_to_its_end(root: Path) -> None:
@@ -525,7 +526,7 @@ from pathlib import Path
 import numpy as np
 from ecgmoe.datasets import _hosp
 start = time.perf_counter()
-found = _hosp._stream_potassium(Path(sys.argv[1]), np.arange(10_000_000, 10_100_000))
+found = _hosp._stream_potassium(Path(sys.argv[1]))
 seconds = time.perf_counter() - start
 # Not ru_maxrss, which begins with the peak of the process that started this one.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -553,7 +554,7 @@ def test_memory_stays_flat_while_laboratory_values_are_streamed(tmp_path: Path) 
         path.write_bytes(gzip.compress(head.encode()) + block * n_blocks)
         run = subprocess.run([sys.executable, "-c", MEASURE, path], capture_output=True, text=True, check=True)
         kept, seconds, peak[n_blocks] = map(float, run.stdout.split())
-        assert 0.008 < kept / (100_000 * n_blocks) < 0.012
+        assert 0.018 < kept / (100_000 * n_blocks) < 0.022
         print(f"{n_blocks / 10:g} M rows: {n_blocks / 10 / seconds:.2f} M rows/s, peak {peak[n_blocks]:.0f} MB")
     grown = 60 * len(rows) / 1e6
     assert peak[80] - peak[20] < grown / 2 and peak[80] < 1200

@@ -707,3 +707,11 @@ def test_all_real_recordings_equal_wfdb(recordings: Path) -> None:
         record = read_record(path)
         assert_same_bits(record.signal, theirs(path))
         assert_same_bits(from_steps(to_steps(record), record.gain, record.baseline), record.signal)
+
+
+def test_choices_that_do_not_exist_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="pass 'error' or 'warn'"):
+        read_record(path, checksum="warning")  # type: ignore[arg-type]
+    for fs in (0, -100, float("nan")):
+        with pytest.raises(ValueError, match="pass a sampling rate"):
+            read_standard(path, fs)

@@ -121,6 +121,8 @@ def test_store_gives_the_bits_of_a_direct_read(tree: Path, tmp_path: Path, fs: i
     assert opened.read(slice(20, 2, -6), out) is out
     np.testing.assert_array_equal(out, signal[20:2:-6])
     assert opened.read([]).shape == (0, 12, 10 * fs)
+    mask = np.arange(len(used)) % 5 == 1
+    np.testing.assert_array_equal(opened.read(mask), signal[mask])
     for rows, batch in opened.batches(7):
         np.testing.assert_array_equal(batch, signal[rows])
 
@@ -169,7 +171,7 @@ def test_store_travels_to_a_worker_as_its_address(finished: Path) -> None:
 
 def test_rows_and_buffers_that_do_not_fit_are_refused(finished: Path) -> None:
     opened = Store(finished)
-    for rows in ([0, len(opened)], [-1]):
+    for rows in ([0, len(opened)], [-1], [1.7], [True, False]):
         with pytest.raises(IndexError, match="of a store with"):
             opened.read(rows)
     for out in (np.empty((1, 12, 999), np.float32), np.empty((1, 12, 1000))):
@@ -185,8 +187,14 @@ def test_what_is_no_complete_store_does_not_open(copy: Path, tmp_path: Path) -> 
     (copy / "manifest.json").write_text(manifest.replace('"format": 1', '"format": 99'))
     with pytest.raises(StoreError, match="format 99"):
         Store(copy)
-    (copy / "manifest.json").write_text(manifest[:100])
-    with pytest.raises(StoreError, match="not complete; run `prepare` again"):
+    for damaged in (manifest[:100], "{}", "[]"):
+        (copy / "manifest.json").write_text(damaged)
+        with pytest.raises(StoreError, match="not complete; run `prepare` again"):
+            Store(copy)
+    (copy / "manifest.json").write_text(manifest)
+    with (copy / "skipped.csv").open("a") as file:
+        file.write("r/y,made up,\n")
+    with pytest.raises(StoreError, match="skipped.csv of the store .* damaged; run `prepare` again"):
         Store(copy)
 
 

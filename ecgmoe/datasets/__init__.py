@@ -8,6 +8,7 @@ of every record), ``select(table, max_records)`` and ``cohort(listing, table, si
 whose signals were read).
 """
 
+import inspect
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -173,6 +174,7 @@ _OTHERS = {
     "exams.csv": ("CODE-15%, which is not supported", ""),
 }
 _LEVELS_UP = 5
+_DEPTHS = ("*/", "*/*/", "physionet.org/files/*/*/")  # the last is what `wget -r` makes
 _LAST_FOLD = "in fold 10, which is never read"
 
 
@@ -199,7 +201,7 @@ def _recognise(data_root: str | os.PathLike[str]) -> tuple[str, Path]:
         raise DatasetError(f"data_root {folder} {what}; {wanted}")
     if found := _first_marker([folder]):
         return found[1], _module(found[1]).find_root(folder)
-    below = (path.parent for depth in ("*/", "*/*/") for file in _MARKERS for path in sorted(folder.glob(depth + file)))
+    below = (path.parent for depth in _DEPTHS for file in _MARKERS for path in sorted(folder.glob(depth + file)))
     if found := _first_marker(below):
         with suppress(DatasetError):  # some data sets may lie in the folder that their download made
             return found[1], _module(found[1]).find_root(folder)
@@ -240,14 +242,20 @@ def listing(data_root: str | os.PathLike[str] = "simulated", fs: int = 100, **op
     Raises
     ------
     DatasetError
-        The folder is missing, empty, damaged, a store, or another data set; the message says what to do.
+        The folder is missing, empty, damaged, a store, or another data set, or does not take an option; the message
+        says what to do.
     """
     from ecgmoe import store
 
     if data_root != "simulated" and store.is_store(Path(data_root)):
         raise DatasetError(f"{data_root} is a prepared store; pass the folder that it was made from")
     name, root = _recognise(data_root)
-    every = _module(name).listing(root, fs, **options)
+    module = _module(name)
+    taken = set(inspect.signature(module.listing).parameters) - {"root", "fs"}
+    if unknown := sorted(set(options) - taken):
+        known = ", ".join(sorted(taken))
+        raise DatasetError(f"{module.CARD.name} takes no {', '.join(unknown)}; its options are {known}")
+    every = module.listing(root, fs, **options)
     table = every.table[every.table["fold"] <= TEST_FOLD]
     n_last = len(every.table) - len(table)
     on_disk = np.array([_on_disk(every.root / path) for path in table["path"]], dtype=bool)

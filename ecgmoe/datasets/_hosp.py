@@ -146,25 +146,25 @@ def read_potassium(path: Path, subjects: np.ndarray) -> pd.DataFrame:
 
     Notes
     -----
-    Memory does not grow with the file. Kept in the cache for as long as name, size and time of change of the file and
-    the subjects stay the same.
+    Memory grows with the potassium values alone, by about 40 bytes each. Those of all subjects are kept in the cache
+    for as long as name, size and time of change of the file stay the same.
     """
-    subjects = np.unique(np.asarray(subjects, np.int64))
     stat = path.stat()
     key = {
         "file": str(path.resolve()),
         "state": [stat.st_size, stat.st_mtime_ns],
-        "subjects": cache.digest(subjects),
         "reader": cache.source_digest(__file__),
     }
-    arrays = cache.cached("potassium", key, lambda: _stream_potassium(path, subjects))
+    arrays = cache.cached("potassium", key, lambda: _stream_potassium(path))
+    asked = np.isin(arrays["patient_id"], subjects)
+    arrays = {name: values[asked] for name, values in arrays.items()}
     return pd.DataFrame({**arrays, "time": arrays["time"].astype("datetime64[s]")})
 
 
 _LAB_COLUMNS = ("subject_id", "itemid", "charttime", "valuenum", "flag")
 
 
-def _stream_potassium(path: Path, subjects: np.ndarray) -> dict[str, np.ndarray]:
+def _stream_potassium(path: Path) -> dict[str, np.ndarray]:
     """Read block by block; numbers and times are made of the few rows that are kept."""
     import pyarrow as pa
     from pyarrow import compute, csv
@@ -174,7 +174,7 @@ def _stream_potassium(path: Path, subjects: np.ndarray) -> dict[str, np.ndarray]
         column_types={name: pa.int64() if name.endswith("id") else pa.string() for name in _LAB_COLUMNS},
     )
     blocks = csv.ReadOptions(block_size=2 << 20)
-    items, people = pa.array(list(POTASSIUM_ITEMS), pa.int64()), pa.array(subjects)
+    items = pa.array(list(POTASSIUM_ITEMS), pa.int64())
     kept = [_potassium_rows(pd.DataFrame(columns=list(_LAB_COLUMNS), dtype=object))]
     bar = tqdm(total=path.stat().st_size, desc="Reading laboratory values", unit="B", unit_scale=True, disable=None)
     try:
@@ -184,7 +184,6 @@ def _stream_potassium(path: Path, subjects: np.ndarray) -> dict[str, np.ndarray]
             with csv.open_csv(source, blocks, csv.ParseOptions(newlines_in_values=True), options) as reader:
                 for block in reader:
                     block = block.filter(compute.is_in(block["itemid"], items))
-                    block = block.filter(compute.is_in(block["subject_id"], people))
                     kept.append(_potassium_rows(block.to_pandas()))
                     bar.update(file.tell() - bar.n)
     except (pa.ArrowException, OSError, EOFError) as error:

@@ -145,6 +145,8 @@ def prepare(
         The folder holds something else, another process works on it, the disk is too small or full, no worker is
         left, or no record can be used. Finished shards stay: run it again after the cure.
     """
+    if workers < 0:
+        raise ValueError(f"workers = {workers}; pass 0 to work in this process, or how many processes to start")
     started = time.perf_counter()
     folder = Path(folder).expanduser().absolute()
     identity = _identity(listing, shard_records)

@@ -4,6 +4,7 @@ Shape legend: B records, C leads, T samples.
 """
 
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -44,16 +45,17 @@ class Store:
     Raises
     ------
     StoreError
-        No store, one that is not complete, or a shard that is missing or of the wrong size.
+        No store, one that is not complete, a shard that is missing or of the wrong size, or a damaged list.
     """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder).expanduser().absolute()
         if not files.is_store(self.folder):
             raise StoreError(f"{self.folder} holds no prepared store; make one by `prepare`")
-        self.manifest: dict[str, Any] = files.read_json(self.folder / MANIFEST)
-        if self.manifest is None:
+        manifest = files.read_json(self.folder / MANIFEST)
+        if not isinstance(manifest, dict) or "format" not in manifest:
             raise StoreError(f"the store {self.folder} is not complete; run `prepare` again to finish it")
+        self.manifest: dict[str, Any] = manifest
         if (made := self.manifest["format"]) != files.FORMAT:
             raise StoreError(f"the store {self.folder} has format {made}, not {files.FORMAT}; prepare it anew")
         self.dataset: str = self.manifest["dataset"]
@@ -65,6 +67,10 @@ class Store:
         for number, entry in enumerate(self._entries):
             if damage := files.damage(self.folder, number, entry, digests=False):
                 raise self._error(number, damage)
+        for name, stated in manifest["lists"].items():
+            path = self.folder / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != stated["sha256"]:
+                raise StoreError(f"{name} of the store {self.folder} is missing or damaged; run `prepare` again")
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -140,8 +146,8 @@ class Store:
 
         Parameters
         ----------
-        rows : slice or sequence of int
-            Positions in the store (not ``ecg_id``).
+        rows : slice, sequence of int, or boolean mask
+            Positions in the store (not ``ecg_id``), or one truth value a record.
         out : ndarray of shape (records, 12, samples), optional
             float32; filled and returned instead of a new array.
 
@@ -153,13 +159,16 @@ class Store:
         Raises
         ------
         IndexError
-            A row that is not there.
+            A row that is not there, rows that are no whole numbers, or a mask of another length.
         StoreError
             A shard is missing or damaged.
         """
-        row_B = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)
-        if len(row_B) and not (0 <= row_B.min() and row_B.max() < len(self)):
-            raise IndexError(f"rows {row_B.min()} to {row_B.max()} of a store with {len(self):,} records")
+        row_B = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if row_B.dtype == bool and len(row_B) == len(self):
+            row_B = np.flatnonzero(row_B)
+        if len(row_B) and not (row_B.dtype.kind in "iu" and 0 <= row_B.min() and row_B.max() < len(self)):
+            what = f"rows {row_B.min()} to {row_B.max()} of a store with {len(self):,} records"
+            raise IndexError(f"{what}; pass whole numbers from 0, a slice, or one truth value a record")
         shape = (len(row_B), *files.record_shape(self.fs))
         if out is None:
             out = np.empty(shape, np.float32)
