@@ -353,7 +353,7 @@ def speed(signal: np.ndarray, fs: int, rounds: int) -> pd.DataFrame:
     DataFrame
         Columns ``run``, ``records_per_s``, ``ratio`` (to neurokit2) and ``ratio_to_sleepecg``.
     """
-    lead, found = detection.one_lead(signal), detection.detectors(1)
+    lead, found = np.ascontiguousarray(detection.one_lead(signal)), detection.detectors(1)
     ours = found.pop(detection.OURS[0])
     runs = {name: partial(detect, lead, fs) for name, detect in found.items()}
     first = {"neurokit2": runs.pop("neurokit2"), "ecgmoe, one lead": partial(ours, lead, fs)}
