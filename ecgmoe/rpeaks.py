@@ -73,7 +73,7 @@ def _cycle(x_BCT: Tensor, step: int, rate: float) -> tuple[Tensor, int, int]:
     as the Fourier transform takes it to be; each is long enough for any window around a beat.
     """
     T = x_BCT.shape[-1] // step
-    n = next_fast_len(T + int(2 * MARGIN_S * rate) + 2, real=True)
+    n = 8 * next_fast_len((T + int(2 * MARGIN_S * rate) + 9) // 8, real=True)  # eights are transformed fastest
     first = (n - T) // 2
     mean_K = x_BCT.new_full((step,), 1 / step)
     slow_BCT = x_BCT[..., : T * step].unflatten(-1, (T, step)) @ mean_K if step > 1 else x_BCT
@@ -204,7 +204,7 @@ def _detect_batch(x_BCT: Tensor, fs: float, with_confidence: bool) -> tuple[Tens
     near_BK = NEIGHBOUR_FRACTION * _running_max(peak_BK, 1)
     threshold_BK = near_BK.clamp(LEVEL_FRACTION[0] * level_BK, LEVEL_FRACTION[1] * level_BK)
     largest_BT = _running_max(joint_BT, round(REFRACTORY_S * rate)).clamp_min_(floor_B1)
-    record_M, at_M = (joint_BT == largest_BT).nonzero(as_tuple=True)
+    record_M, at_M = (joint_BT >= largest_BT).nonzero(as_tuple=True)
     strength_M, block_M = joint_BT[record_M, at_M], (at_M // block).clamp_max(peak_BK.shape[1] - 1)
     above_M = (strength_M > threshold_BK[record_M, block_M]).nonzero()[:, 0]
     record_M, at_M, strength_M, block_M = (v_M[above_M] for v_M in (record_M, at_M, strength_M, block_M))
