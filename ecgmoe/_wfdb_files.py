@@ -193,7 +193,7 @@ def require_samples(folder: str, header: Header) -> None:
 
 
 def _flac_frames(file: str) -> int:
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     try:
         return int(soundfile.info(file).frames)

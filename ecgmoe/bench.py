@@ -120,10 +120,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _listing(root: Path, fs: int, max_records: int) -> store.Listing:
-    """Records of a folder whose files are there, evenly spread over it."""
+    """Records of a folder, evenly spread over it."""
     listing = datasets.listing(root, fs)
-    there = [Path(listing.root, f"{path}.hea").is_file() for path in listing.table["path"]]
-    table = listing.table[there]
+    table = listing.table
     if table.empty:
         raise DatasetError(f"{root} holds no record of {fs} Hz; download records{fs} too")
     if 0 < max_records < len(table):

@@ -178,7 +178,7 @@ def read_standard(
         raise RecordError(name, length, "leave the recording out, or cut it to length")
     _require_variation(record)
     if record.fs != fs:
-        return _in_standard_steps(replace(record, signal=_resampled(record, fs), fs=float(fs)))
+        return _in_standard_steps(replace(record, signal=resampled(record, fs), fs=float(fs)))
     if not exact:
         try:
             to_steps(record)
@@ -241,6 +241,28 @@ def from_steps(steps: np.ndarray, gain: np.ndarray, baseline: np.ndarray, out: n
     # A float64 quotient rounded to float32 is what wfdb gives.
     out[...] = (steps - shift.astype(np.float64)) / divisor
     return out
+
+
+def resampled(record: Record, fs: float) -> np.ndarray:
+    """Return the signal at another sampling rate, anti-aliased, without phase shift.
+
+    Returns
+    -------
+    ndarray of shape (leads, samples)
+        float64, mV.
+
+    Raises
+    ------
+    RecordError
+        The rates have no ratio of small whole numbers.
+    """
+    ratio = Fraction(fs).limit_denominator(_MAX_RATIO) / Fraction(record.fs).limit_denominator(_MAX_RATIO)
+    if not 0 < max(ratio.numerator, ratio.denominator) <= _MAX_RATIO:
+        reason = f"a sampling rate of {record.fs:g} Hz, which cannot be brought to {fs:g} Hz"
+        raise RecordError(record.name, reason, "leave the recording out")
+    n = round(record.signal.shape[1] / record.fs * fs)
+    wide = record.signal.astype(np.float64)
+    return resample_poly(wide, ratio.numerator, ratio.denominator, axis=1, padtype="line")[:, :n]
 
 
 def safe_name(name: object) -> str | None:
@@ -471,16 +493,6 @@ def _require_variation(record: Record) -> None:
     if is_flat.any():
         flat = ", ".join(np.array(record.leads)[is_flat])
         raise RecordError(record.name, f"lead {flat} is constant", "leave the recording out")
-
-
-def _resampled(record: Record, fs: float) -> np.ndarray:
-    ratio = Fraction(fs).limit_denominator(_MAX_RATIO) / Fraction(record.fs).limit_denominator(_MAX_RATIO)
-    if not 0 < max(ratio.numerator, ratio.denominator) <= _MAX_RATIO:
-        reason = f"a sampling rate of {record.fs:g} Hz, which cannot be brought to {fs:g} Hz"
-        raise RecordError(record.name, reason, "leave the recording out")
-    n = round(record.signal.shape[1] / record.fs * fs)
-    wide = record.signal.astype(np.float64)
-    return resample_poly(wide, ratio.numerator, ratio.denominator, axis=1, padtype="line")[:, :n]
 
 
 def _in_standard_steps(record: Record) -> Record:

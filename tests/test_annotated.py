@@ -10,7 +10,7 @@ from synthetic import ecg
 
 from ecgmoe import beats
 from ecgmoe.datasets import DatasetError, annotated, simulated
-from ecgmoe.records import LEADS, InputError
+from ecgmoe.records import LEADS, InputError, Record
 
 RR_S = [0.8, 0.9, 0.7, 0.85] * 8
 
@@ -77,7 +77,7 @@ def test_mitdb_is_cut_into_windows_at_500_hz_and_flutter_is_set_apart(tmp_path: 
 def test_resampling_does_not_fold_high_frequencies_back(tmp_path: Path) -> None:
     t = np.arange(4000) / 2000
     wave = np.sin(2 * np.pi * 20 * t) + np.sin(2 * np.pi * 480 * t)  # without a filter, 480 Hz turns into 20 Hz
-    slow = annotated._resample(wave[None], 2000.0)[0]
+    slow = annotated._at_fs(Record(wave[None], 2000.0, ("I",), "r1"))[0]
     expected = np.sin(2 * np.pi * 20 * np.arange(1000) / 500)
     assert np.abs(slow - expected)[50:-50].max() < 0.01
 

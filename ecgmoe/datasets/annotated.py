@@ -7,17 +7,15 @@ that part of each window in which detections are judged. Nothing here is a label
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.signal import resample_poly
 
 from ecgmoe.datasets import Card, DatasetError
 from ecgmoe.datasets.ptbxl import SIMULATED_CARD
-from ecgmoe.records import read_record, standard_leads
+from ecgmoe.records import Record, read_record, resampled, standard_leads
 
 #: Rate of all windows, Hz, and length of a window that is cut from a longer recording, s.
 FS, WINDOW_S = 500, 10.0
@@ -187,13 +185,9 @@ def _number(name: str) -> int:
     return int("".join(filter(str.isdigit, name)) or 0)
 
 
-def _resample(signal: np.ndarray, fs: float) -> np.ndarray:
-    """(leads, samples) at ``FS``, float32, anti-aliased."""
-    ratio = Fraction(FS) / Fraction(fs).limit_denominator(1000)
-    if ratio == 1:
-        return signal.astype(np.float32)
-    wide = signal.astype(np.float64)
-    return resample_poly(wide, ratio.numerator, ratio.denominator, axis=-1, padtype="line").astype(np.float32)
+def _at_fs(record: Record) -> np.ndarray:
+    """(leads, samples) at ``FS``, float32."""
+    return resampled(record, FS).astype(np.float32)
 
 
 def _parse(name: str, file: Path, parser: Callable[[], Any]) -> Any:
@@ -222,7 +216,7 @@ def _mitdb(folder: Path, files: list[Path]) -> Iterator[_Window]:
     length = int(WINDOW_S * FS)
     for file in files:
         record = read_record(file.with_suffix(""))
-        lead = _resample(record.signal[:1], record.fs)
+        lead = _at_fs(record)[:1]
         at, symbols = _annotation("mitdb", file)
         at *= FS / record.fs
         beat, flutter = np.isin(symbols, BEAT_SYMBOLS), np.isin(symbols, FLUTTER_SYMBOLS)
@@ -245,7 +239,7 @@ def _ludb(folder: Path, files: list[Path]) -> Iterator[_Window]:
         beat = symbols == "N"
         at = at[beat] * FS / record.fs
         ends = (at[0], at[-1]) if len(at) else (0.0, -1.0)
-        yield _Window(_resample(record.signal, record.fs), at, symbols[beat], ends, file.stem)
+        yield _Window(_at_fs(record), at, symbols[beat], ends, file.stem)
 
 
 def _cpsc2019(folder: Path, files: list[Path]) -> Iterator[_Window]:
@@ -267,7 +261,7 @@ def _simulated(folder: Path, files: list[Path]) -> Iterator[_Window]:
         name = file.stem.removesuffix("_hr")
         at = truth.get(_number(name), np.empty(0))
         ends = (0.2 * FS, record.signal.shape[1] - 0.2 * FS)
-        yield _Window(_resample(record.signal, record.fs), at, np.full(len(at), "N"), ends, name)
+        yield _Window(_at_fs(record), at, np.full(len(at), "N"), ends, name)
 
 
 _PHYSIONET = "download it from https://doi.org/"
