@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,79 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
     click.echo(str(report))
 
 
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where weights and cards go; by default where the chapters look for them.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the recordings, instead of the recipe's.")
+@click.option("--seed", default=0, help="Random seed.")
+@click.option("--device", default="cpu", help="Where to train, such as cuda.")
+@click.option("--bfloat16", is_flag=True, help="Compute matrix products in bfloat16.")
+def pretrain(
+    data_root: str,
+    names: tuple[str, ...],
+    folder: Path | None,
+    epochs: int | None,
+    seed: int,
+    device: str,
+    bfloat16: bool,
+) -> None:
+    """Pretrain the compact backbones (all, or those with the given NAMEs) on folds 1-8 of DATA_ROOT, without labels.
+
+    DATA_ROOT is the folder of PTB-XL as downloaded, a prepared store, or "simulated". Interrupted at any moment, the
+    same command goes on with the epoch where it was.
+    """
+    from ecgmoe import backbones, datasets, pretraining
+
+    if unknown := sorted(set(names) - set(backbones.NAMES)):
+        raise click.UsageError(f"unknown backbone {', '.join(unknown)}; known are {', '.join(backbones.NAMES)}")
+    with _input_errors():
+        cohort = datasets.load(data_root, max_records=0)
+        for name in names or backbones.NAMES:
+            recipe = pretraining.RECIPES[name]
+            recipe = replace(recipe, epochs=epochs or recipe.epochs)
+            path = pretraining.pretrain(
+                name, cohort, folder, recipe=recipe, seed=seed, device=device, bfloat16=bfloat16
+            )
+            click.echo(f"wrote {path}")
+
+
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.option(
+    "--preset",
+    default="compact",
+    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    help="Backbones that are probed.",
+)
+@click.option(
+    "--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9 of real data; 0 takes folds 1-9."
+)
+@click.option("--seed", default=0, help="Random seed.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the result goes, by default with the other runs; the book reads data/reference.",
+)
+def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | None) -> None:
+    """Read linearly what the frozen features of the backbones hold of DATA_ROOT, beside twins with random weights.
+
+    DATA_ROOT is the folder of PTB-XL or MIMIC-IV-ECG as downloaded, a prepared store, or "simulated". Interrupted at
+    any moment, the same command goes on where it was. The result is probes_<data set>.json.
+    """
+    from ecgmoe import backbones, datasets, probing
+
+    with _input_errors():
+        cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
+        found = probing.probe(cohort, preset, seed)
+        path = probing.write(found, cohort, preset, seed, records, folder)
+    click.echo("\n".join([*probing.describe(found), f"wrote {path}"]))
+
+
 @app.group(name="bench")
 def benchmarks() -> None:
     """Measure speed, memory and accuracy on this machine."""
@@ -75,6 +149,25 @@ def data(ptbxl: Path | None, annotated: Path | None, records: int) -> None:
 
     with _input_errors():
         metrics = bench.data(annotated_root=annotated, ptbxl_root=ptbxl, max_records=records)
+    click.echo("\n".join(bench.describe(metrics)))
+
+
+@benchmarks.command(name="backbones")
+@click.option(
+    "--preset",
+    default="published-random",
+    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    help="Sizes and weights.",
+)
+@click.option("--batch", default=16, type=click.IntRange(min=1), help="Records of a pass.")
+@click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each way is timed.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None) -> None:
+    """Compare float32 as the backbones' authors compute it, our float32, and bfloat16: time, error, what auto picks."""
+    from ecgmoe import bench_backbones as bench
+
+    with _input_errors():
+        metrics = bench.measure(preset, batch, rounds, json_file=json_file)
     click.echo("\n".join(bench.describe(metrics)))
 
 

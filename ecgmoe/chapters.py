@@ -31,6 +31,9 @@ SLOWEST = ("07_ablation", "05_lora_fusion", "04_periodic_moe", "06_efficiency", 
 #: Words in the comment of a parameter that make its value a path, resolved from where the command was given.
 PATH_WORDS = re.compile(r"\b(folder|file|path)\b", re.IGNORECASE)
 
+#: End of a comment that names all values of a parameter: ``...: this, that or another``.
+CHOICES = re.compile(r": ([\w-]+(?:, [\w-]+)* or [\w-]+)$")
+
 #: What every chapter's kernel gets: one thread (two chapters run at a time), and in a page neither progress bars nor
 #: tqdm's complaint that it cannot draw them.
 KERNEL_ENVIRONMENT = {
@@ -109,7 +112,8 @@ def cast(text: str, parameter: Mapping[str, Any]) -> object:
         As typed.
     parameter : mapping
         One entry of :func:`declared`. A text whose comment speaks of a folder, a file or a path is made absolute,
-        unless it is the declared default (such as ``"simulated"``).
+        unless it is the declared default (such as ``"simulated"``); one whose comment ends in ``: this, that or
+        another`` has to be one of these.
 
     Returns
     -------
@@ -119,11 +123,15 @@ def cast(text: str, parameter: Mapping[str, Any]) -> object:
     Raises
     ------
     ParameterError
-        When the text is no value of that type.
+        When the text is no value of that type, or none of the named ones.
     """
     default = ast.literal_eval(parameter["default"])
     kind = type(default).__name__ if parameter["inferred_type_name"] == "None" else parameter["inferred_type_name"]
     if kind == "str":
+        named = CHOICES.search(parameter["help"] or "")
+        choices = re.split(", | or ", named[1]) if named else [text]
+        if text not in choices:
+            raise ParameterError(f"parameter {parameter['name']}: {text!r} is none of {', '.join(choices)}")
         is_path = PATH_WORDS.search(parameter["help"] or "") and text != default
         return str(Path(text).expanduser().resolve()) if is_path else text
     try:

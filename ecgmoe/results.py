@@ -107,6 +107,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write numbers, strings, lists, arrays, mappings and DataFrames to a file, whole or not at all; NaN is null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
+    try:
+        text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", "utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def save(
     chapter: str,
     metrics: Mapping[str, Any],
@@ -134,15 +146,7 @@ def save(
         A small table that says where the numbers come from.
     """
     origin = provenance(cohort, seed, parameters)
-    folder = run_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{chapter}.{os.getpid()}.partial"
-    try:
-        content = _plain({"chapter": chapter, "provenance": origin, "metrics": metrics})
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-        os.replace(partial, folder / f"{chapter}.json")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(run_dir() / f"{chapter}.json", {"chapter": chapter, "provenance": origin, "metrics": metrics})
     return _origin_table(origin, chapter)
 
 

@@ -25,29 +25,44 @@ from ecgmoe.tasks import TASKS
 #: Within this many SD of the target a regression's loss is quadratic, beyond it the absolute error that is reported.
 SMOOTH_WITHIN_SD = 0.1
 
+#: Records that go through a backbone together.
+BATCH = 32
+
+
+def features_by_depth(cohort: Cohort, name: str, preset: str = "compact", seed: int = 0) -> list[np.ndarray]:
+    """Features of a frozen backbone for every record of a cohort, after each of its depths, from one pass.
+
+    Computed once for one cohort and one set of weights, then read from the cache, whichever chapter asks.
+
+    Returns
+    -------
+    list of ndarray of shape (records, D)
+        float32, from the shallowest depth to the deepest.
+    """
+    backbone = backbones.build(name, preset=preset, seed=seed)
+    packages = {package: version_of(package) for package in ("torch", "transformers", "momentfm")}
+    weights = backbones.weights_digest(backbone)
+    key = {"data": cohort.digest, "backbone": name, "weights": weights, "packages": packages, "depths": "all"}
+
+    def compute() -> dict[str, np.ndarray]:
+        out = [np.empty((len(cohort), backbone.d_features), np.float32) for _ in range(backbone.n_depths)]
+        with torch.inference_mode(), tqdm(total=len(cohort), desc=f"features of {name}", disable=None) as bar:
+            for start in range(0, len(cohort), BATCH):
+                signal = torch.from_numpy(cohort.signal[start : start + BATCH])
+                for depth, found in enumerate(backbone.encode(backbone.adapt(signal, cohort.fs))):
+                    out[depth][start : start + BATCH] = found.numpy()
+                bar.update(len(signal))
+        return {str(depth): values for depth, values in enumerate(out)}
+
+    found = cache.cached("features", key, compute)
+    return [found[str(depth)] for depth in range(backbone.n_depths)]
+
 
 def backbone_features(
     cohort: Cohort, names: Sequence[str] = backbones.NAMES, preset: str = "compact", seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Features of frozen backbones for every record of a cohort, (records, D_k) float32 by name.
-
-    Computed once for one cohort and one set of weights, then read from the cache, whichever chapter asks.
-    """
-    out: dict[str, np.ndarray] = {}
-    for name in names:
-        backbone = backbones.build(name, preset=preset, seed=seed)
-        packages = {package: version_of(package) for package in ("torch", "transformers", "momentfm")}
-        weights = backbones.weights_digest(backbone)
-        key = {"data": cohort.digest, "backbone": name, "weights": weights, "packages": packages}
-
-        def compute(backbone: backbones.Backbone = backbone, name: str = name) -> dict[str, np.ndarray]:
-            starts = tqdm(range(0, len(cohort), 32), desc=f"features of {name}", disable=None)
-            with torch.inference_mode():
-                parts = [backbone.features(cohort.signal[start : start + 32], cohort.fs) for start in starts]
-            return {"features": torch.cat(parts).numpy()}
-
-        out[name] = cache.cached("features", key, compute)["features"]
-    return out
+    """Features of frozen backbones at their deepest, (records, D_k) float32 by name: :func:`features_by_depth`."""
+    return {name: features_by_depth(cohort, name, preset, seed)[-1] for name in names}
 
 
 def make_inputs(

@@ -1,5 +1,7 @@
 """The contract that every backbone of the registry keeps, and what each does by itself."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +15,9 @@ from torch.nn import functional as F
 
 from ecgmoe import backbones
 from ecgmoe.backbones import NAMES, PRESETS, adapt
+from ecgmoe.backbones.dlinear import DLinear, DLinearConfig
 from ecgmoe.backbones.ecgfm import EcgFm, EcgFmConfig
-from ecgmoe.backbones.timesnet import Inception, TimesNet
+from ecgmoe.backbones.timesnet import Inception, TimesNet, TimesNetConfig
 
 
 def ecg(n_records: int = 4, fs: float = 100.0, seconds: float = 10.0) -> np.ndarray:
@@ -33,7 +36,7 @@ def ecg(n_records: int = 4, fs: float = 100.0, seconds: float = 10.0) -> np.ndar
 
 @pytest.fixture(scope="module", params=NAMES)
 def backbone(request) -> backbones.Backbone:
-    return backbones.build(request.param)
+    return backbones.build(request.param, "compact-random")
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +47,13 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def features(backbone: backbones.Backbone, signal: np.ndarray, fs: float = 100.0) -> Tensor:
+def features(backbone: backbones.Backbone, signal: np.ndarray, fs: float = 100.0, depth: int = -1) -> Tensor:
     with torch.no_grad():
-        return backbone.features(signal, fs)
+        return backbone.features(signal, fs, depth)
+
+
+def build(name: str, seed: int = 0) -> backbones.Backbone:
+    return backbones.build(name, "compact-random", seed)
 
 
 # ---- the contract
@@ -65,20 +72,44 @@ def test_shape_and_repetition(backbone):
 
 def test_records_do_not_see_each_other(backbone):
     signal = ecg(5)
-    together = features(backbone, signal)
-    for record in range(5):
-        torch.testing.assert_close(
-            features(backbone, signal[record : record + 1])[0], together[record], rtol=1e-5, atol=1e-5
-        )
-    torch.testing.assert_close(features(backbone, signal[::-1].copy()), together.flip(0), rtol=1e-5, atol=1e-5)
+    for depth in range(backbone.n_depths):
+        together = features(backbone, signal, depth=depth)
+        for record in range(5):
+            alone = features(backbone, signal[record : record + 1], depth=depth)[0]
+            torch.testing.assert_close(alone, together[record], rtol=1e-5, atol=1e-5)
+        turned = features(backbone, signal[::-1].copy(), depth=depth)
+        torch.testing.assert_close(turned, together.flip(0), rtol=1e-5, atol=1e-5)
+
+
+def test_depths(backbone):
+    with torch.no_grad():
+        depths = backbone.encode(backbone.adapt(torch.from_numpy(ecg()), 100))
+    assert len(depths) == backbone.n_depths >= 2
+    for depth, expected in enumerate(depths):
+        assert expected.shape == (4, backbone.d_features)
+        assert torch.equal(features(backbone, ecg(), depth=depth), expected)
+        assert torch.equal(features(backbone, ecg(), depth=depth - len(depths)), expected)
+    assert torch.equal(features(backbone, ecg()), depths[-1])
+    assert not torch.allclose(depths[0], depths[-1])
+    for depth in (len(depths), -len(depths) - 1):
+        with pytest.raises(ValueError, match=f"has the depths 0 to {len(depths) - 1}, got {depth}"):
+            backbone.features(ecg(1), 100, depth)
+
+
+def test_upstream_names_its_inputs(backbone):
+    known = ", ".join(backbone.upstream_inputs)
+    with pytest.raises(ValueError, match=rf"no input was given; {backbones.TITLES[backbone.name]} knows {known}"):
+        backbone.upstream()
+    with pytest.raises(ValueError, match=rf"no input is called signal, y; .* knows {known}"):
+        backbone.upstream(y=np.zeros(1), signal=np.zeros(1))
 
 
 def test_the_seed_alone_decides_the_weights(backbone):
     state = torch.random.get_rng_state()
-    again = backbones.build(backbone.name, seed=0)
+    again = build(backbone.name, seed=0)
     assert torch.equal(state, torch.random.get_rng_state())
     torch.manual_seed(99)
-    other = backbones.build(backbone.name, seed=1)
+    other = build(backbone.name, seed=1)
     torch.random.set_rng_state(state)
     assert backbones.weights_digest(again) == backbones.weights_digest(backbone)
     assert backbones.weights_digest(other) != backbones.weights_digest(backbone)
@@ -138,17 +169,19 @@ def test_bad_signals_are_refused(backbone):
 
 def test_single_lead_networks_take_leads_in_any_order(backbone):
     signal = ecg(2)
+    if backbone.single_lead:
+        backbone = type(backbone)(replace(backbone.config, leads="mean")).eval()
     same = torch.allclose(features(backbone, signal[:, ::-1].copy()), features(backbone, signal), atol=1e-5)
     assert same == backbone.single_lead
 
 
 def test_compact_is_compact(backbone):
     assert backbones.n_parameters(backbone) < 1_400_000
-    assert backbone.d_features <= 256
+    assert backbone.d_features <= 2048
 
 
 def test_lora_trains_and_changes_nothing_else(backbone):
-    fresh = backbones.build(backbone.name)
+    fresh = build(backbone.name)
     if not fresh.lora_targets:
         assert not any(isinstance(module, nn.MultiheadAttention) for module in fresh.modules())
         return
@@ -178,35 +211,39 @@ def test_registry():
         module, class_name = backbones._REGISTRY[name]
         kind = getattr(__import__(f"ecgmoe.backbones.{module}", fromlist=[class_name]), class_name)
         assert kind.name == name
-        assert tuple(kind.presets) == PRESETS
-    assert tuple(backbones.TITLES) == NAMES
+        assert tuple(kind.presets) == ("compact", "published")
+        assert kind is backbones.kind_of(name)
+    assert tuple(backbones.TITLES) == tuple(backbones.PUBLISHED) == NAMES
+    assert tuple(backbones.RECORDING_HZ) == PRESETS
+    assert [backbones.size_of(preset) for preset in PRESETS] == ["compact", "compact", "published", "published"]
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="timesnet, dlinear, moment, tempo, ecg-fm"):
         backbones.build("gpt")
-    with pytest.raises(ValueError, match="compact, published"):
-        backbones.build("dlinear", "huge")
+    for call in (lambda: backbones.build("dlinear", "huge"), lambda: backbones.size_of("huge")):
+        with pytest.raises(ValueError, match="compact, compact-random, published, published-random"):
+            call()
 
 
 def test_digest_covers_the_configuration():
-    one = backbones.build("timesnet")
-    other = backbones.build("timesnet")
+    one = build("timesnet")
+    other = build("timesnet")
     other.config = replace(one.config, per_sample_periods=False)
     assert backbones.weights_digest(one) != backbones.weights_digest(other)
 
 
 def test_n_parameters_counts_what_trains():
-    backbone = backbones.build("dlinear")
+    backbone = build("dlinear")
     backbone.Linear_Trend.requires_grad_(False)
-    assert backbones.n_parameters(backbone) == 2 * 501 * 500
-    assert backbones.n_parameters(backbone, trainable=True) == 501 * 500
+    one_map = (backbone.config.seq_len + 1) * backbone.config.pred_len
+    assert backbones.n_parameters(backbone) == 2 * one_map
+    assert backbones.n_parameters(backbone, trainable=True) == one_map
 
 
 def test_moment_is_quiet_and_leaves_the_root_logger_alone():
-    code = (
-        "import logging; from ecgmoe import backbones; backbones.build('moment'); print(logging.getLogger().handlers)"
-    )
+    code = "import logging; from ecgmoe import backbones; backbones.build('moment', 'compact-random')"
+    code += "; print(logging.getLogger().handlers)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
@@ -229,7 +266,7 @@ PUBLISHED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_published_sizes(name):
-    backbone = backbones.build(name, "published")
+    backbone = backbones.build(name, "published-random")
     millions, width = PUBLISHED[name]
     assert backbones.n_parameters(backbone) / 1e6 == pytest.approx(millions, rel=0.002)
     out = features(backbone, ecg(1, fs=500), 500)
@@ -240,56 +277,157 @@ def test_published_sizes(name):
 # ---- single backbones
 
 
-def test_folded_kernels_equal_the_mean_of_convolutions():
-    torch.manual_seed(0)
-    block = Inception(3, 5, 4)
-    for conv in block.kernels:
-        nn.init.normal_(conv.bias)
-    image = torch.randn(2, 3, 9, 7)
-    expected = torch.stack([conv(image) for conv in block.kernels]).mean(0)
-    torch.testing.assert_close(block(image), expected, rtol=0, atol=1e-5)
-
-
 def test_timesnet_finds_the_period_of_each_record():
     x_BTN = torch.stack([torch.sin(2 * torch.pi * torch.arange(500) / p)[:, None].repeat(1, 4) for p in (50, 100)])
-    block = TimesNet(replace(TimesNet.presets["compact"], top_k=1)).model[0]
+    block = TimesNet(TimesNetConfig(top_k=1)).model[0]
     period_BK, amplitude_BK = block.periods(x_BTN)
     assert period_BK.tolist() == [[50], [100]]
     torch.testing.assert_close(amplitude_BK, torch.full((2, 1), 250.0), rtol=1e-3, atol=0)
 
 
 def test_timesnet_batch_mean_depends_on_the_batch():
-    model = TimesNet(replace(TimesNet.presets["compact"], per_sample_periods=False)).eval()
+    model = build("timesnet")
     signal = ecg(4)
+    digest, alone = backbones.weights_digest(model), features(model, signal[:1])
+    model.config = replace(model.config, per_sample_periods=False)
+    assert backbones.weights_digest(model) != digest
     assert not torch.allclose(features(model, signal)[:1], features(model, signal[:1]), atol=1e-3)
+    torch.testing.assert_close(features(model, signal[:1]), alone)
 
 
-@pytest.mark.parametrize("head", [{"pred_len": 20}, {"num_class": 5}])
-def test_timesnet_heads(head):
-    model = TimesNet(replace(TimesNet.presets["compact"], **head)).eval()
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        ({"pred_len": 20}, (2, 20, 12)),
+        ({"reconstructs": True}, (2, 500, 12)),
+        ({"num_class": 5}, (2, 5)),
+        ({}, (2, 500, 8)),
+    ],
+)
+def test_timesnet_heads(head, shape):
+    model = TimesNet(TimesNetConfig(d_model=8, d_ff=8, num_kernels=2, **head)).eval()
     x_BTC = model.adapt(torch.from_numpy(ecg(2)), 100)
-    assert model(x_BTC).shape == ((2, 20, 12) if "pred_len" in head else (2, 5))
+    assert model(x_BTC).shape == shape
     assert features(model, ecg(2)).shape == (2, model.d_features)
+    outputs = model.upstream(x=x_BTC)
+    assert outputs["out"].shape == shape
+    assert {"block0", "layer_norm#2", "fft1_period"} < outputs.keys()
+    assert not any(out.requires_grad for out in outputs.values())
 
 
-def test_timesnet_without_a_head_gives_hidden_states():
-    model = backbones.build("timesnet")
-    assert model(model.adapt(torch.from_numpy(ecg(2)), 100)).shape == (2, 500, 32)
+def test_timesnet_inputs():
+    model = TimesNet(TimesNetConfig(seq_len=50, pred_len=10, d_model=8, d_ff=8, num_kernels=1)).eval()
+    x_BTC = torch.randn(2, 50, 12)
+    plain = model.upstream(x=x_BTC)["enc_embedding"]
+    assert not torch.allclose(plain, model.upstream(x=x_BTC, x_mark_enc=torch.ones(2, 50, 4))["enc_embedding"])
+    with pytest.raises(ValueError, match="needs x"):
+        model.upstream(x_mark_enc=torch.ones(2, 50, 4))
+    with pytest.raises(ValueError, match="no weights for features of the calendar"):
+        TimesNet(replace(model.config, time_features=0)).upstream(x=x_BTC, x_mark_enc=torch.ones(2, 50, 4))
+    with pytest.raises(ValueError, match=r"5,010 samples, at most 5,000"):
+        TimesNet(replace(model.config, seq_len=5000))
+
+
+def test_other_leads_have_no_features():
+    for model in (TimesNet(TimesNetConfig(enc_in=3, d_model=8)), DLinear(DLinearConfig(enc_in=3))):
+        assert model.upstream(x=np.zeros((1, 500, 3), np.float32))
+        with pytest.raises(ValueError, match=r"reads 3 leads, so it has no features of 12"):
+            model.features(ecg(1), 100)
+
+
+def test_upstream_keeps_the_mode():
+    model = build("dlinear").train()
+    model.upstream(x=np.zeros((1, model.config.seq_len, 12)))  # float64 too
+    assert model.training
 
 
 def test_timesnet_classification_leaves_padding_out():
-    model = TimesNet(replace(TimesNet.presets["compact"], num_class=5)).eval()
+    model = TimesNet(TimesNetConfig(d_model=8, d_ff=8, num_kernels=2, num_class=5)).eval()
     x_BTC = model.adapt(torch.from_numpy(ecg(2)), 100)
     ones_BT = torch.ones(2, 500)
     torch.testing.assert_close(model(x_BTC, ones_BT), model(x_BTC))
     torch.testing.assert_close(model(x_BTC, 0 * ones_BT), model.projection.bias.expand(2, -1))
 
 
-def test_dlinear_heads():
-    from ecgmoe.backbones.dlinear import DLinear
+# ---- folded kernels of TimesNet
 
+
+def inception() -> tuple[Inception, Tensor]:
+    torch.manual_seed(0)
+    block = Inception(3, 5, 4).eval()
+    for conv in block.kernels:
+        nn.init.normal_(conv.bias)
+    return block, torch.randn(2, 3, 9, 12)
+
+
+def unfolded(block: Inception, image: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([conv(image) for conv in block.kernels]).mean(0)
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (2, 30), (40, 1), (1, 1), (4, 4)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_folded_kernels_equal_the_mean_of_convolutions(shape, grad):
+    block, _ = inception()
+    image = torch.randn(2, 3, *shape)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(block(image), unfolded(block, image), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_folded_kernels_are_kept_as_long_as_the_weights(monkeypatch):
+    block, image = inception()
+    folds = []
+    fold = Inception._fold
+    monkeypatch.setattr(Inception, "_fold", lambda self: folds.append(1) or fold(self))
+    for _ in range(3):
+        block(image)
+    assert len(folds) == 1
+
+    def assert_new() -> None:
+        del folds[:]
+        torch.testing.assert_close(block(image), unfolded(block, image), rtol=0, atol=1e-5)
+        assert len(folds) == 1
+
+    block.load_state_dict({key: 2 * weight for key, weight in block.state_dict().items()})
+    assert_new()
+    block.load_state_dict({key: 2 * weight for key, weight in block.state_dict().items()}, assign=True)
+    assert_new()
+    block.kernels[2].weight += 1
+    assert_new()
+    block.kernels[2].weight.data = torch.randn(5, 3, 5, 5)
+    assert_new()
+    block.kernels[0].weight.data.mul_(3)  # out of sight, until the mode is set
+    block.train().eval()
+    assert_new()
+    block.train()
+    block(image), block(image)
+    assert len(folds) == 3
+
+
+def test_folded_kernels_are_neither_saved_nor_copied():
+    block, image = inception()
+    keys = set(block.state_dict())
+    with torch.no_grad():
+        expected = block(image)
+        assert set(block.state_dict()) == keys
+        for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+            assert twin._kept is None
+            assert torch.equal(twin(image), expected)
+            twin.kernels[0].bias += 1
+            assert not torch.equal(twin(image), expected)
+        assert torch.equal(block(image), expected)
+    with torch.inference_mode():
+        block.train().eval()(image)
+        inside, _ = inception()
+        torch.testing.assert_close(inside(image), expected)
+    block(image).sum().backward()
+    assert block.kernels[3].weight.grad.any()
+
+
+def test_dlinear_heads():
     x_BCT = torch.randn(2, 12, 500)
-    plain = DLinear(replace(DLinear.presets["compact"], pred_len=30))
+    plain = DLinear(DLinearConfig(pred_len=30))
     seasonal, trend = plain.decompose(x_BCT)
     torch.testing.assert_close(seasonal + trend, x_BCT)
     assert plain(x_BCT).shape == (2, 12, 30)
@@ -303,11 +441,11 @@ def test_dlinear_heads():
 
 def test_moment_needs_a_patch():
     with pytest.raises(ValueError, match=r"at least|0\.16 s"):
-        backbones.build("moment").features(ecg(1, seconds=0.1), 100)
+        build("moment").features(ecg(1, seconds=0.1), 100)
 
 
 def test_tempo_forecast_follows_the_scale_of_its_input():
-    model = backbones.build("tempo")
+    model = build("tempo")
     with torch.no_grad():
         x_SL = torch.from_numpy(ecg(1))[0, :, :336]
         torch.testing.assert_close(model(3 * x_SL + 2), 3 * model(x_SL) + 2, rtol=1e-3, atol=1e-3)
@@ -331,7 +469,8 @@ def test_tempo_prompts():
 
 def small_ecgfm(**changes) -> EcgFm:
     torch.manual_seed(0)
-    return EcgFm(replace(EcgFm.presets["compact"], layers=1, **changes)).eval()
+    config = replace(EcgFm.presets["compact"], conv_feature_layers="[(16, 2, 2), (16, 2, 2)]", layers=1, **changes)
+    return EcgFm(config).eval()
 
 
 def test_ecgfm_padding_is_not_attended():

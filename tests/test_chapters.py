@@ -108,13 +108,23 @@ def test_values_of_another_type_are_refused(checkout, name, text):
         chapters.cast(text, chapters.declared("01_first", checkout)[name])
 
 
+def test_a_value_that_is_none_of_the_named_ones_is_refused():
+    help_text = "backbones: compact, compact-random, published or published-random"
+    parameter = {"name": "preset", "inferred_type_name": "str", "default": '"compact"', "help": help_text}
+    for value in ("compact", "compact-random", "published", "published-random"):
+        assert chapters.cast(value, parameter) == value
+    with pytest.raises(chapters.ParameterError, match="'large' is none of compact, compact-random, published, publ"):
+        chapters.cast("large", parameter)
+    assert chapters.cast("any", parameter | {"help": "a name, such as this or that"}) == "any"
+
+
 def test_paths_are_made_absolute_from_where_the_command_was_given(checkout, monkeypatch):
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("HOME", str(checkout))
     declared = chapters.declared("01_first", checkout)
     assert chapters.cast("data", declared["data_root"]) == str(checkout / "data")
     assert chapters.cast("~/data", declared["data_root"]) == str(checkout / "data")
-    assert chapters.cast("data", declared["preset"]) == "data"
+    assert chapters.cast("published", declared["preset"]) == "published"
 
 
 def test_chapters_are_selected_by_beginning_and_get_only_what_they_declare(checkout):

@@ -22,7 +22,7 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def inputs(cohort):
-    return training.make_inputs(cohort, names=("dlinear",))
+    return training.make_inputs(cohort, names=("dlinear",), preset="compact-random")
 
 
 @pytest.fixture(scope="module")
@@ -123,19 +123,32 @@ def test_contrastive_term_is_least_when_the_paths_agree(inputs):
 
 
 def test_features_are_computed_once(cohort, monkeypatch):
-    first = training.backbone_features(cohort, ("dlinear",))
-    monkeypatch.setattr(type(backbones.build("dlinear")), "features", None)
-    again = training.backbone_features(cohort, ("dlinear",))
+    first = training.backbone_features(cohort, ("dlinear",), "compact-random")
+    monkeypatch.setattr(backbones.kind_of("dlinear"), "encode", None)
+    again = training.backbone_features(cohort, ("dlinear",), "compact-random")
     np.testing.assert_array_equal(first["dlinear"], again["dlinear"])
     with pytest.raises(TypeError):
-        training.backbone_features(cohort, ("dlinear",), seed=7)
+        training.backbone_features(cohort, ("dlinear",), "compact-random", seed=7)
+
+
+def test_features_of_every_depth_are_those_of_the_backbone(cohort):
+    by_depth = training.features_by_depth(cohort, "timesnet", "compact-random", seed=2)
+    backbone = backbones.build("timesnet", "compact-random", seed=2)
+    assert len(by_depth) == backbone.n_depths > 1
+    rows = [0, training.BATCH, len(cohort) - 1]
+    for depth, features in enumerate(by_depth):
+        assert features.shape == (len(cohort), backbone.d_features) and features.dtype == np.float32
+        with torch.no_grad():
+            expected = backbone.features(cohort.signal[rows], cohort.fs, depth).numpy()
+        np.testing.assert_allclose(features[rows], expected, atol=1e-4)
 
 
 def test_training_needs_no_package_that_only_reads_recordings():
     """A GPU machine may have PyTorch, transformers and peft, and nothing else of ours."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(['wfdb', 'neurokit2', 'momentfm', 'dask']));"
-        "import ecgmoe.training as t; from ecgmoe import backbones; backbones.build('tempo'); print(t.FitConfig().seed)"
+        "import ecgmoe.training as t; from ecgmoe import backbones; backbones.build('tempo', 'compact-random');"
+        "print(t.FitConfig().seed)"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "0", done.stderr

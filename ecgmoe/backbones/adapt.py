@@ -1,4 +1,4 @@
-"""Steps of input adaptation that the backbones share: resampling, length, scale.
+"""Steps that the backbones share: resampling, length and scale of the input, pooling of the output.
 
 Shape legend: B records, C leads, T samples before, N samples after.
 """
@@ -70,3 +70,8 @@ def z_score(x_BCT: Tensor, dims: tuple[int, ...] = (-1,)) -> Tensor:
     mean = x_BCT.mean(dims, keepdim=True)
     variance = (x_BCT - mean).square().mean(dims, keepdim=True)
     return (x_BCT - mean) / torch.where(variance > 1e-12, variance, torch.inf).sqrt()
+
+
+def pooled(x: Tensor, dim: int) -> Tensor:
+    """Mean and standard deviation over one of two dimensions side by side, (B, 2 D)."""
+    return torch.cat([x.mean(dim), (x.var(dim, correction=0) + 1e-8).sqrt()], dim=-1)

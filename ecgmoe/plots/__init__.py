@@ -1,6 +1,7 @@
 """Figures of the book: each function returns a matplotlib figure that is already closed, so that it shows once."""
 
 from ecgmoe.plots.audit import claimed_and_recomputed, printed_against_constants, printed_zero_shot
+from ecgmoe.plots.backbones import by_depth, pretraining_curves, twins
 from ecgmoe.plots.detectors import detector_speed, f1_against_tolerance
 from ecgmoe.plots.model import architecture, costs, gates, predictions, scores_by_model, training_curves
 from ecgmoe.plots.recordings import (
@@ -19,6 +20,7 @@ __all__ = [
     "SPLIT_COLOURS",
     "aligned_beats",
     "architecture",
+    "by_depth",
     "claimed_and_recomputed",
     "costs",
     "detector_speed",
@@ -31,6 +33,7 @@ __all__ = [
     "peaks_on_strip",
     "poincare",
     "predictions",
+    "pretraining_curves",
     "printed_against_constants",
     "printed_zero_shot",
     "rhythm_counts",
@@ -40,4 +43,5 @@ __all__ = [
     "style",
     "training_curves",
     "trust_in_beats",
+    "twins",
 ]
