@@ -46,15 +46,18 @@ def test_every_backbone_has_a_recipe_and_an_objective():
 
 @pytest.mark.parametrize("name", backbones.NAMES)
 def test_the_objective_is_learnt(name, cohort):
+    n, steps = (24, 40) if name == "ecg-fm" else (8, 25)
     torch.manual_seed(0)
     backbone = backbones.build(name, "compact-random").train()
-    x = pretraining.recordings(backbone, cohort.signal[:24], cohort.fs)
+    x = pretraining.recordings(backbone, cohort.signal[:n], cohort.fs)
     assert x.dtype == torch.float16
-    assert len(x) == 24
+    assert len(x) == n
+    if backbone.single_lead:
+        x = x[:, :2]
     optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-3)
     course = []
-    for step in range(40):
-        terms = pretraining.losses(backbone, x.float(), step / 40)
+    for step in range(steps):
+        terms = pretraining.losses(backbone, x.float(), step / steps)
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -167,7 +170,7 @@ def test_shipped_weights_are_those_of_their_card(name):
     assert card["recipe"] == asdict(RECIPES[name]), "the recipe is the one that the weights were made by"
     assert card["data"]["folds"] == list(FOLDS)
     assert card["licence"] and card["limits"] and card["objective"] == pretraining._IN_WORDS[name]
-    assert re.match("[0-9a-f]{40}", card["provenance"]["commit"]), "made from a commit without changes"
+    assert re.fullmatch("[0-9a-f]{40}", card["provenance"]["commit"]), "made from a commit without changes"
     assert len(card["loss by epoch"]) == RECIPES[name].epochs
     first, last = (sum(terms.values()) for terms in (card["loss by epoch"][0], card["loss by epoch"][-1]))
     assert last < first

@@ -191,7 +191,10 @@ def load_shipped(name: str) -> Backbone:
         raise WeightsError(path, "there are no pretrained weights", "make them by `python -m ecgmoe pretrain`")
     kind, checkpoint = kind_of(name), read(path)
     try:
-        config = type(kind.presets["compact"])(**checkpoint.configs["metadata"])
+        said = checkpoint.configs["metadata"]
+        config = type(kind.presets["compact"])(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+        )
         network = kind(config)
     except (KeyError, TypeError, ValueError):
         reason = "does not say which configuration its weights are of"
