@@ -28,9 +28,6 @@ from ecgmoe import backbones, results
 from ecgmoe.backbones import Backbone, precision
 from ecgmoe.backbones.timesnet import Inception
 
-#: Measured on a processor that reports neither avx512_bf16 nor amx: speed of bfloat16 as a multiple of float32's.
-EMULATED = 0.27
-
 _LEAST_S = 0.1  # what is faster is repeated
 _FEW = 2  # records that operations are counted and errors taken on
 
@@ -240,8 +237,5 @@ def describe(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"TimesNet with its kernels folded: {ratio:.2f} times as fast, relative error {error:.1e}.")
     if run["instructions"].startswith("none"):
         ratio = together["bfloat16_ratio_to_float32"]
-        lines.append(
-            f"bfloat16 is off: without instructions for it, it is {ratio:.2f} times as fast as our float32 here "
-            f"({EMULATED:g} on another such processor)."
-        )
+        lines.append(f"bfloat16 is off: without instructions for it, it is {ratio:.2f} times as fast as our float32.")
     return lines

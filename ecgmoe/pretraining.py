@@ -11,6 +11,7 @@ Shape legend: B records, C leads, T samples, S segments of all records, F frames
 
 import copy
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,15 +30,18 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ecgmoe import backbones, cache, results
-from ecgmoe.backbones import Backbone, published
+from ecgmoe.backbones import Backbone, adapt, published
 from ecgmoe.datasets import TEST_FOLD, Cohort
 from ecgmoe.records import InputError
 
 #: Folds that weights are trained on: neither the test fold nor the last one is seen.
 FOLDS = tuple(range(1, TEST_FOLD))
 
-#: Share of patches (MOMENT) and of frames (ECG-FM) that are masked.
-_MASKED_PATCHES, _MASKED_FRAMES, _SPAN = 0.3, 0.65, 5
+#: Share of patches that are masked (MOMENT).
+_MASKED_PATCHES = 0.3
+#: ECG-FM: masked spans start at a frame with the first by the second, its length; they overlap, so that about half of
+#: the frames are masked.
+_SPANS, _SPAN = 0.65, 5
 #: ECG-FM: share of leads that are silenced, temperature of both contrasts, weight of the use of the codes.
 _SILENCED, _TEMPERATURE, _DIVERSITY = 0.3, 0.1, 0.1
 #: ECG-FM: the softness of the choice of codes falls from the first to the second, by a constant factor a step.
@@ -55,6 +59,14 @@ class Recipe:
     weight_decay: float = 0.02
     n_leads: int = 12
     """Leads drawn anew for each record and step; all for networks that read them together."""
+
+
+class Course(NamedTuple):
+    """Mean losses by epoch, the seconds it all took, and the commits whose code did it, the first one first."""
+
+    curve: list[dict[str, float]]
+    seconds: float
+    commits: list[str]
 
 
 RECIPES = {
@@ -106,7 +118,7 @@ def _contrast(backbone: Any, x: Tensor, progress: float) -> dict[str, Tensor]:
     x_SCT = x_SCT * (torch.rand(*x_SCT.shape[:2], 1, device=x.device) >= _SILENCED)
     local_SFW = backbone.local(x_SCT)
     S, n_frames = local_SFW.shape[:2]
-    start_S1F = (torch.rand(S, 1, n_frames, device=x.device) < _MASKED_FRAMES / _SPAN).float()
+    start_S1F = (torch.rand(S, 1, n_frames, device=x.device) < _SPANS / _SPAN).float()
     masked_SF = F.max_pool1d(F.pad(start_S1F, (_SPAN - 1, 0)), _SPAN, 1)[:, 0] > 0
     h_SFD = backbone.context(backbone.project(local_SFW, masked_SF))[-1].float()
 
@@ -220,33 +232,33 @@ def pretrain(
         "config": asdict(backbone.config),
         "seed": seed,
         "bfloat16": bfloat16,
+        "code": cache.source_digest(__file__, adapt.__file__, inspect.getfile(type(backbone))),
     }
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{name}.partial.pt"
     with FileLock(folder / f".{name}.lock"):
-        curve, seconds = _train(backbone, x, recipe, partial, about)
-        path = _write(backbone, cohort, rows, folder, about, curve, seconds)
+        course = _train(backbone, x, recipe, partial, about)
+        path = _write(backbone, cohort, rows, folder, about, course)
         partial.unlink(missing_ok=True)
     return path
 
 
-def _train(
-    backbone: Backbone, x: Tensor, recipe: Recipe, partial: Path, about: Mapping[str, Any]
-) -> tuple[list[dict[str, float]], float]:
-    """Train epoch by epoch, each by its own seed; returns mean losses by epoch, and the seconds it took."""
+def _train(backbone: Backbone, x: Tensor, recipe: Recipe, partial: Path, about: Mapping[str, Any]) -> Course:
+    """Train epoch by epoch, each by its own seed."""
     optimizer = torch.optim.AdamW(
         backbone.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98)
     )
     n_batches = len(x) // recipe.batch_size
     n_steps = recipe.epochs * n_batches
     curve: list[dict[str, float]] = []
-    seconds = 0.0
+    seconds, commits = 0.0, [str(results.provenance()["commit"])]
     if partial.exists():
         state = torch.load(partial, map_location=x.device, weights_only=True)
         if state["about"] == json.dumps(about, sort_keys=True):
             backbone.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             curve, seconds = state["curve"], state["seconds"]
+            commits = [*state["commits"], *(c for c in commits if c not in state["commits"])]
     backbone.train()
     bar = tqdm(range(len(curve), recipe.epochs), desc=f"epochs of {backbone.name}", disable=None)
     with torch.random.fork_rng(devices=[] if x.device.type == "cpu" else None):
@@ -281,12 +293,13 @@ def _train(
                 "optimizer": optimizer.state_dict(),
                 "curve": curve,
                 "seconds": seconds,
+                "commits": commits,
             }
             unfinished = partial.with_suffix(f".{os.getpid()}")
             torch.save(state, unfinished)
             os.replace(unfinished, partial)
     backbone.eval()
-    return curve, seconds
+    return Course(curve, seconds, commits)
 
 
 #: What each objective is, for the card.
@@ -308,8 +321,7 @@ def _write(
     rows: np.ndarray,
     folder: Path,
     about: Mapping[str, Any],
-    curve: list[dict[str, float]],
-    seconds: float,
+    course: Course,
 ) -> Path:
     """Write weights and card, each whole or not at all."""
     path = folder / f"{backbone.name}.safetensors"
@@ -325,6 +337,8 @@ def _write(
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "parameters": backbones.n_parameters(backbone),
         "objective": _IN_WORDS[backbone.name],
+        "command": f"python -m ecgmoe pretrain DATA_ROOT {backbone.name} --seed {about['seed']}"
+        + " --bfloat16" * about["bfloat16"],
         "recipe": about["recipe"],
         "config": about["config"],
         "bfloat16": about["bfloat16"],
@@ -339,13 +353,11 @@ def _write(
             "digest": about["data"],
             "labels seen": "none",
         },
-        "licence": "CC BY 4.0, as the recordings that the weights were trained on",
-        "limits": (
-            "Small networks, trained for the chapters of this book on one data set of one hospital group. "
-            "Not a medical device."
-        ),
-        "loss by epoch": curve,
-        "seconds": round(seconds, 1),
+        "licence": f"as that of the recordings: {cohort.card.licence}",
+        "limits": "A small network, trained for the chapters of this book on one data set. Not a medical device.",
+        "loss by epoch": course.curve,
+        "seconds": round(course.seconds, 1),
+        "commits": course.commits,
         "provenance": results.provenance(seed=about["seed"]),
     }
     results.write_json(folder / f"{backbone.name}.json", card)

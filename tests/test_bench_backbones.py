@@ -43,8 +43,9 @@ def test_description_says_it_all(metrics: dict) -> None:
     for word in ("GFLOP/s", "together", "TimesNet with its kernels folded", "auto, DLinear: ", "eager ms"):
         assert word in text
     emulated = metrics | {"run": metrics["run"] | {"instructions": "none for bfloat16"}}
-    assert "bfloat16 is off" in bench_backbones.describe(emulated)[-1]
-    assert "0.27" in bench_backbones.describe(emulated)[-1]
+    ratio = metrics["together"]["bfloat16_ratio_to_float32"]
+    assert bench_backbones.describe(emulated)[-1].startswith("bfloat16 is off")
+    assert f"it is {ratio:.2f} times as fast as our float32" in bench_backbones.describe(emulated)[-1]
 
 
 @pytest.mark.parametrize("name", backbones.NAMES)

@@ -1,6 +1,7 @@
 """LoRA on backbones: changes nothing when fresh, trains alone, merges, and finds back to the weights it belongs to."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from ecgmoe import backbones
 from ecgmoe.backbones import Backbone, lora
 from ecgmoe.backbones.published.containers import WeightsError
+from ecgmoe.cache import digest
 
 ADAPTED = ("moment", "tempo", "ecg-fm")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -171,7 +173,8 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     lora.add(backbone)
     lora.save(backbone, tmp_path)
     weights = load_file(tmp_path / WEIGHTS)
-    metadata = {"format": "pt", "backbone": "moment", "base": lora.base_digest(backbone)}
+    config = json.loads((tmp_path / CONFIG).read_text())
+    metadata = {"format": "pt", "backbone": "moment", "base": lora.base_digest(backbone), "config": digest(config)}
     first = min(weights)
     for damaged, said in (
         ({key: weight for key, weight in weights.items() if key != first}, "1 weights are missing.*" + first),
@@ -187,9 +190,9 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes((tmp_path / WEIGHTS).read_bytes()[:100])
     with pytest.raises(WeightsError, match="truncated"):
         lora.load(build("moment"), tmp_path)
-    save_file(weights, tmp_path / WEIGHTS, metadata)
-    config = json.loads((tmp_path / CONFIG).read_text())
-    (tmp_path / CONFIG).write_text(json.dumps(config | {"target_modules": ["nothing"]}))
+    other = config | {"target_modules": ["nothing"]}
+    save_file(weights, tmp_path / WEIGHTS, metadata | {"config": digest(other)})
+    (tmp_path / CONFIG).write_text(json.dumps(other))
     with pytest.raises(WeightsError, match="no linear map of MOMENT is called nothing"):
         lora.load(build("moment"), tmp_path)
     for text in ("{", "{}", '{"peft_type": "IA3"}', "[]"):
@@ -198,6 +201,52 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             lora.load(build("moment"), tmp_path)
     with pytest.raises(WeightsError, match="absent.*no such file"):
         lora.load(build("moment"), tmp_path / "absent")
+
+
+@pytest.mark.parametrize("change", [{"lora_alpha": 64}, {"use_rslora": True}])
+def test_a_changed_configuration_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    backbone, fresh = build("moment"), build("moment")
+    lora.add(backbone)
+    lora.save(backbone, tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=f"{CONFIG}: is not the configuration that {WEIGHTS} was saved with; "):
+        lora.load(fresh, tmp_path)
+    assert not any("lora_" in key for key in fresh.state_dict())
+    (tmp_path / CONFIG).write_text(json.dumps(config))  # other spaces, same content
+    lora.load(fresh, tmp_path)
+
+
+@pytest.mark.parametrize("failing", ["write", "first", "second"])
+def test_a_save_that_fails_leaves_the_old_adapter_or_an_error(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, other = build("moment"), build("moment")
+    lora.add(backbone)
+    lora.save(backbone, tmp_path)
+    lora.add(other, rank=8, alpha=64, seed=1)
+    replace, calls = os.replace, {"first": 0, "second": 1}
+
+    def full(*arguments: object) -> None:
+        if not calls.get(failing, 0):
+            raise OSError("no space left")
+        calls[failing] -= 1
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((lora, "save_file") if failing == "write" else (lora.os, "replace")), full)
+        with pytest.raises(OSError, match="no space left"):
+            lora.save(other, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
+    fresh = build("moment")
+    if failing == "second":
+        with pytest.raises(WeightsError, match="is not the configuration"):
+            lora.load(fresh, tmp_path)
+        lora.save(other, tmp_path)
+        lora.load(fresh, tmp_path)
+    else:
+        lora.load(fresh, tmp_path)
+        assert torch.equal(lora.parameters(fresh)[0], lora.parameters(backbone)[0])
 
 
 @pytest.mark.parametrize("name", ["timesnet", "dlinear"])

@@ -79,6 +79,8 @@ def test_weights_and_card(name, cohort, tmp_path):
     assert card["data"]["records"] == int((cohort.table["fold"] <= 8).sum())
     assert len(card["loss by epoch"]) == 2
     assert card["provenance"]["seed"] == 3
+    assert card["commits"] == [card["provenance"]["commit"]]
+    assert card["licence"] == f"as that of the recordings: {cohort.card.licence}"
     random = backbones.build(name, "compact-random", 3).state_dict()
     trained = weights_of(path)
     assert trained.keys() == random.keys()
@@ -170,7 +172,9 @@ def test_shipped_weights_are_those_of_their_card(name):
     assert card["recipe"] == asdict(RECIPES[name]), "the recipe is the one that the weights were made by"
     assert card["data"]["folds"] == list(FOLDS)
     assert card["licence"] and card["limits"] and card["objective"] == pretraining._IN_WORDS[name]
-    assert re.fullmatch("[0-9a-f]{40}", card["provenance"]["commit"]), "made from a commit without changes"
+    assert re.fullmatch("[0-9a-f]{40}", card["provenance"]["commit"]), "finished by a commit without changes"
+    assert card["commits"][-1] == card["provenance"]["commit"]
+    assert name in card["command"] and ("--bfloat16" in card["command"]) == card["bfloat16"]
     assert len(card["loss by epoch"]) == RECIPES[name].epochs
     first, last = (sum(terms.values()) for terms in (card["loss by epoch"][0], card["loss by epoch"][-1]))
     assert last < first

@@ -611,3 +611,187 @@ def test_sources_say_what_a_reader_must_know():
     for source in published.SOURCES.values():
         assert source.licence and source.trained_on and source.overlap
     assert all("PTB-XL" in source.overlap for name, source in published.SOURCES.items() if "ecg-fm" in name)
+
+
+# ---- what a configuration says of a file
+
+
+def beside(case: Example, path: Path, **settings) -> Path:
+    """Write another configuration beside a file, None for what it does not say."""
+    said = {key: value for key, value in (case.config | settings).items() if value is not None}
+    (path.parent / "config.json").write_text(json.dumps({"config": said}))
+    return path
+
+
+def without(case: Example, *parts: str) -> dict[str, torch.Tensor]:
+    return {key: weight for key, weight in case.weights.items() if not any(part in key for part in parts)}
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("model.1.", {"e_layers": 2}),
+        (".kernels.1.", {"num_kernels": 2}),
+        ("predict_linear.", {"task_name": "long_term_forecast"}),
+        ("predict_linear.", {}),
+        ("projection.", {"task_name": "long_term_forecast"}),
+    ],
+)
+def test_a_timesnet_that_lacks_a_part_which_its_configuration_says(tmp_path, part, settings):
+    case = example("timesnet")
+    path = beside(case, case.write(tmp_path), **settings)
+    load(case, path)
+    torch.save(without(case, part), path)
+    assert any(part in key for key in refused(case, path, part).missing)
+    torch.save(without(case, "predict_linear.", "projection."), path)
+    refused(case, beside(case, path, c_out=12), "predict_linear.bias", "predict_linear.weight", "projection.weight")
+
+
+def test_a_timesnet_without_configuration_and_one_that_classifies(tmp_path):
+    case = example("timesnet")
+    path = case.write(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert load(case, path, top_k=2).config == case.network.config
+    for settings in ({"e_layers": 7}, {"num_kernels": 7}, {"pred_len": 9}):
+        error = refused(case, beside(case, path, **settings))
+        wrong = {"e_layers": "model.6.", "num_kernels": ".kernels.6.", "pred_len": "predict_linear."}[min(settings)]
+        assert any(wrong in key for key in error.missing + error.misshapen)
+
+    config = replace(case.network.config, pred_len=0, num_class=3)
+    network = type(case.network)(config).eval()
+    torch.save(network.state_dict(), path)
+    for num_class in (None, 3):  # the length of a forecast says nothing
+        beside(case, path, task_name="classification", pred_len=96, num_class=num_class)
+        assert load(case, path).config == config
+    torch.save({key: w for key, w in network.state_dict().items() if not key.startswith("projection")}, path)
+    assert "projection.weight" in refused(case, path, "projection.bias").missing
+
+
+def test_calendar_tables_of_timesnet(tmp_path):
+    case, start = example("timesnet"), "enc_embedding.temporal_embedding"
+    weights = without(case, start)
+    path = case.write(tmp_path, weights | {f"{start}.hour_embed.emb.weight": torch.zeros(24, 6)})
+    assert load(case, path).config.time_features == 0
+    path = case.write(tmp_path, weights | {f"{start}.foo.weight": torch.zeros(6, 4)})
+    error = refused(case, path, f"{start}.embed.weight")
+    assert error.left_over == (f"{start}.foo.weight",)
+
+
+def test_positions_of_another_shape_are_named(tmp_path):
+    case, key = example("timesnet"), "enc_embedding.position_embedding.pe"
+    for shape in ((1, 16, 6), (5000, 6), (1, 5000, 7), (1, 0, 6), (6,)):
+        refused(case, case.write(tmp_path, case.weights | {key: torch.zeros(shape)}), key)
+
+
+def test_a_dlinear_that_lacks_a_part_which_its_configuration_says(tmp_path):
+    case = example("dlinear")
+    kind, config, path = type(case.network), case.network.config, tmp_path / "dlinear.pth"
+    weights = kind(replace(config, individual=True)).state_dict()
+    torch.save({key: w for key, w in weights.items() if ".11." not in key}, path)
+    beside(case, path, enc_in=12)
+    assert len(refused(case, path, "lacks Linear_Seasonal.11.bias").missing) == 4
+    assert load(case, beside(case, path, enc_in=None)).config.enc_in == 11
+
+    config = replace(config, pred_len=40, num_class=3)
+    weights = kind(config).state_dict()
+    torch.save(weights, path)
+    for num_class in (None, 3):  # as upstream forecasts as much as it reads, whatever `pred_len` says
+        beside(case, path, task_name="classification", pred_len=24, num_class=num_class)
+        assert load(case, path).config == config
+    torch.save({key: w for key, w in weights.items() if "projection" not in key}, path)
+    assert refused(case, path).missing == ("projection.bias", "projection.weight")
+
+    case.write(tmp_path)
+    for settings in ({"pred_len": 17}, {"task_name": "imputation"}):
+        refused(case, beside(case, path, **settings), "length of the output")
+
+
+def test_what_tempo_does_not_use_is_there_as_a_whole(tmp_path):
+    case = example("tempo")
+    idle = {f"mul_season.{name}": torch.zeros(2, 1) for name in "ab"}
+    idle |= {"map_resid.weight": torch.zeros(48, 48), "map_resid.bias": torch.zeros(48)}
+    for part in ("season", "noise"):
+        idle |= {f"rev_in_{part}.affine_{kind}": torch.ones(1) for kind in ("weight", "bias")}
+        idle |= {f"gpt2_{part}{key[10:]}": w for key, w in case.weights.items() if key.startswith("gpt2_trend")}
+    masks = {f"gpt2_trend.h.{i}.attn.{name}": torch.zeros(1) for i in (0, 1) for name in ("bias", "masked_bias")}
+    weights = {f"module.{key}": weight for key, weight in (case.weights | idle | masks).items()}
+    load(case, case.write(tmp_path, weights))
+    for key in ("mul_season.b", "map_resid.bias", "rev_in_season.affine_weight", "gpt2_noise.h.1.ln_1.bias"):
+        name = f"module.{key}"
+        rest = {k: w for k, w in weights.items() if k != name}
+        assert refused(case, case.write(tmp_path, rest), name).missing == (name,)
+        for other in (torch.zeros(3, 5), idle[key].long()):
+            assert refused(case, case.write(tmp_path, weights | {name: other})).misshapen == (name,)
+        other = torch.full_like(idle[key], torch.nan)
+        assert refused(case, case.write(tmp_path, weights | {name: other}), "has NaN").broken == (name,)
+    for key in ("mul_season.b.extra", "gpt2_season.totally.unknown", "bogus.attn.bias", "gpt2_trend.h.attn.bias"):
+        name = f"module.{key}"
+        assert name in refused(case, case.write(tmp_path, weights | {name: torch.zeros(1)})).left_over
+
+
+def test_a_weight_that_a_lora_would_widen_is_refused(tmp_path):
+    case, key = example("tempo"), "gpt2_trend.h.0.attn.c_attn"
+    lora = {f"gpt2_trend.h.{i}.attn.c_attn.lora_A.weight": torch.zeros(2, 4) for i in (0, 1)}
+    lora |= {f"gpt2_trend.h.{i}.attn.c_attn.lora_B.weight": torch.zeros(12, 2) for i in (0, 1)}
+    load(case, case.write(tmp_path, case.weights | lora))
+    for part, other in (("weight", torch.zeros(())), ("weight", torch.zeros(12)), ("lora_A.weight", torch.zeros(2))):
+        path = case.write(tmp_path, case.weights | lora | {f"{key}.{part}": other})
+        assert f"{key}.{part}" in refused(case, path).misshapen
+
+
+def test_a_head_of_no_classes_is_refused(tmp_path):
+    for backbone, config in (("dlinear", {"pred_len": 40}), ("timesnet", {"pred_len": 0})):
+        case = example(backbone)
+        weights = type(case.network)(replace(case.network.config, num_class=3, **config)).state_dict()
+        path = beside(case, case.write(tmp_path, weights), task_name="classification")
+        load(case, path)
+        torch.save({key: w[:0] if "projection" in key else w for key, w in weights.items()}, path)
+        assert "projection.bias" in str(refused(case, path))
+
+
+@pytest.mark.parametrize("value", ["x", 0, -1, 2.5, True, [3], {}])
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [
+        *(("timesnet", name) for name in ("top_k", "e_layers", "num_kernels", "seq_len", "enc_in")),
+        *(("dlinear", name) for name in ("moving_avg", "enc_in", "seq_len", "pred_len")),
+        *(("tempo", name) for name in ("gpt_layers", "stride", "n_heads")),
+        *(("moment", name) for name in ("seq_len", "num_layers", "num_heads", "relative_attention_max_distance")),
+        *(("ecg-fm", name) for name in ("encoder_layers", "encoder_attention_heads", "conv_pos_groups", "in_d")),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, backbone, name, value):
+    case = example(backbone)
+    settings = {name: value}
+    if backbone == "moment" and name != "seq_len":
+        settings = {"t5_config": case.config["t5_config"] | settings}
+    if backbone == "ecg-fm":
+        case.config |= settings
+        refused(case, case.write(tmp_path), name)
+    else:
+        refused(case, beside(case, case.write(tmp_path), **settings), name)
+
+
+@pytest.mark.parametrize("value", ["x", -1, True, [3], {}])
+def test_an_epsilon_that_cannot_be(tmp_path, value):
+    case = example("moment")
+    t5 = case.config["t5_config"] | {"layer_norm_epsilon": value}
+    refused(case, beside(case, case.write(tmp_path), t5_config=t5), "layer_norm_epsilon")
+
+
+def test_sizes_of_which_no_network_can_be(tmp_path):
+    case = example("ecg-fm")
+    case.config["conv_pos_groups"] = 7
+    refused(case, case.write(tmp_path), "is of no EcgFm: ")
+    case = example("timesnet")
+    refused(case, beside(case, case.write(tmp_path), freq=[3], task_name=[3], seq_len=10**12), "timesnet.pth")
+
+
+@pytest.mark.parametrize("settings", [{"seq_len": "x"}, {"seq_len": -1}, {"moving_avg": None}, {"depth": 3}])
+def test_shipped_weights_of_sizes_that_cannot_be(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(published, "SHIPPED", tmp_path)
+    case = example("dlinear")
+    metadata = {"config": json.dumps(asdict(case.network.config) | settings)}
+    save_file(case.weights, tmp_path / "dlinear.safetensors", metadata)
+    with pytest.raises(WeightsError, match=r"dlinear\.safetensors: does not say which .*pretrain"):
+        published.load_shipped("dlinear")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgmoe import backbones, chapters, datasets, evaluation, paper, tasks, variants
+from ecgmoe import backbones, chapters, datasets, evaluation, paper, probing, tasks, variants
 from ecgmoe.datasets import annotated, ptbxl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,3 +63,14 @@ def test_the_order_of_execution_names_chapters_that_exist():
 
 def test_every_rival_has_its_name_in_table_3():
     assert {variants.PAPER_NAMES[name] for name in (*variants.RIVALS, "experts")} == set(paper.TABLE_3)
+
+
+def test_the_reference_run_is_of_the_shipped_weights_and_the_front_page_tells_it():
+    found, content = probing.reference()
+    assert content["metrics"]["sha256 of the weights"] == {name: c["sha256"] for name, c in probing.cards().items()}
+    assert content["provenance"]["parameters"]["max_records"] == 0
+    better = probing.summary(found)["better than its twin"]
+    told = "MOMENT and ECG-FM clearly better than their random twins on all four tasks, and TimesNet, DLinear and TEMPO"
+    assert f"{told} on one at most" in " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert (better[["MOMENT", "ECG-FM"]] == 4).all()
+    assert (better[["TimesNet", "DLinear", "TEMPO"]] <= 1).all()

@@ -5,7 +5,9 @@ B A of low rank is learned, scaled by ``alpha / rank``; B starts at zero, so tha
 A backbone has one adapter at most. :func:`save` writes the two files that ``peft`` itself writes and reads.
 """
 
+import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -182,7 +184,8 @@ def base_digest(backbone: Backbone) -> str:
 def save(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     """Write the adapter to ``adapter_model.safetensors`` and ``adapter_config.json``, as ``peft`` does.
 
-    Name and digest of the frozen weights are kept in the metadata of the former. ``peft`` itself reads both files too.
+    Name and digest of the frozen weights and a digest of the latter are kept in the metadata of the former, so that
+    :func:`load` finds two files that do not belong together. ``peft`` itself reads both files too.
 
     Parameters
     ----------
@@ -200,14 +203,22 @@ def save(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     adapter = get_peft_model_state_dict(backbone, save_embedding_layers=False)  # else it asks the hub
     weights = {_PREFIX + key: weight.contiguous() for key, weight in adapter.items()}
-    metadata = {"format": "pt", "backbone": backbone.name, "base": base_digest(backbone)}
-    partial = folder / f".{os.getpid()}.partial"
-    try:
-        save_file(weights, partial, metadata)
-        _config(backbone).save_pretrained(str(folder))
-        os.replace(partial, folder / SAFETENSORS_WEIGHTS_NAME)
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+        config, adapted = Path(partial, CONFIG_NAME), Path(partial, SAFETENSORS_WEIGHTS_NAME)
+        _config(backbone).save_pretrained(partial)
+        metadata = {
+            "format": "pt",
+            "backbone": backbone.name,
+            "base": base_digest(backbone),
+            "config": _config_digest(config),
+        }
+        save_file(weights, adapted, metadata)
+        for file in (config, adapted):
+            os.replace(file, folder / file.name)
+
+
+def _config_digest(path: Path) -> str:
+    return cache.digest(json.loads(path.read_text()))
 
 
 def _config(backbone: Backbone) -> LoraConfig:
@@ -229,7 +240,7 @@ def load(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     ValueError
         The backbone has no attention, or an adapter already.
     WeightsError
-        The files are not there or damaged, or belong to another backbone or to other weights.
+        The files are not there or damaged, or belong to another backbone, to other weights or not to each other.
     """
     _check_free(backbone)
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
@@ -238,6 +249,10 @@ def load(backbone: Backbone, folder: str | os.PathLike[str]) -> None:
     if name != backbone.name:
         of = f"of {TITLES[name]}" if name in TITLES else "not of one of our backbones"
         raise WeightsError(path, f"the adapter is {of}", f"it cannot be loaded into {title}")
+    settings = path.with_name(CONFIG_NAME)
+    if metadata.get("config") != _config_digest(settings):
+        reason = f"is not the configuration that {path.name} was saved with"
+        raise WeightsError(settings, reason, "put back the one it was saved with, or save the adapter again")
     if base != base_digest(backbone):
         raise WeightsError(
             path,

@@ -195,8 +195,9 @@ def load_shipped(name: str) -> Backbone:
         config = type(kind.presets["compact"])(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
         )
-        network = kind(config)
-    except (KeyError, TypeError, ValueError):
+        with torch.random.fork_rng(devices=[]):
+            network = kind(config)
+    except Exception:  # of sizes that cannot be, anything
         reason = "does not say which configuration its weights are of"
         raise WeightsError(path, reason, "make it again by `python -m ecgmoe pretrain`") from None
     trained = dict(network.named_parameters())

@@ -8,7 +8,7 @@ the network of the two, or refuses with a :class:`WeightsError` that lists what 
 
 import argparse
 import json
-import pickle
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,16 +30,51 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 #: Configuration files that are looked at beside a checkpoint, the first one first; then any ``*.yaml`` and ``*.yml``.
 SIDECARS = ("config.json", "model_cfg.json", "hub_config.json", "meta.json")
 
-_SCALAR: Any = np.float64(0).__reduce__()[0]  # what makes a number of NumPy from a pickle
 
-#: What trainers put beside weights, and unpickling may make of bytes without running foreign code.
+class _Dtype:
+    """What stands for a ``numpy.dtype`` of a pickle, which could say that bytes are addresses of objects."""
+
+    def __init__(self, code: str = "", *_: object) -> None:
+        self.code, self.order = code, ""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _Array:
+    """What stands for an array of a pickle: nothing, as weights are tensors."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _number(dtype: _Dtype, value: bytes) -> Any:
+    """Number of NumPy in a pickle, as Python's own; None for text, times and the like."""
+    kind = dtype.order + dtype.code
+    return np.frombuffer(value, np.dtype(kind), 1)[0].item() if re.fullmatch(r"[<>=|]?[biufc]\d+", kind) else None
+
+
+def _defaultdict(*_: object) -> dict[Any, Any]:
+    return {}
+
+
+#: What trainers put beside weights, and what is made of it: no code of theirs runs, and none of NumPy on their bytes.
 _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
-    np.dtype,
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int64", "bool")),
+    int,
+    float,
+    list,
+    dict,
+    (_defaultdict, "collections.defaultdict"),
+    (_Dtype, "numpy.dtype"),
+    (_Array, "numpy.ndarray"),
+    *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
+
+#: In the words of PyTorch: something is asked for that is not on the list.
+_FOREIGN = re.compile("unsupported global|is blocked|must be imported|torchscript", re.IGNORECASE)
 
 _LISTED = 10  # keys that a message lists before it counts
 _GIT_LFS = b"version https://git-lfs"
@@ -115,17 +150,20 @@ class Checkpoint:
                     return value
         return default
 
-    def number(self, *path: str, default: int) -> int:
-        """As :meth:`setting`, a whole number above 0.
+    def number(self, *path: str, default: int, least: int = 1) -> int:
+        """As :meth:`setting`, a whole number of at least ``least``; ``default`` may be any.
 
         Raises
         ------
         WeightsError
             The setting is something else.
         """
-        value = self.setting(*path, default=default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise WeightsError(self.path, f"its configuration says {path[-1]}: {value!r}", "a number above 0 is needed")
+        value = self.setting(*path)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            reason = f"its configuration says {path[-1]}: {value!r}"
+            raise WeightsError(self.path, reason, f"a whole number above {least - 1} is needed")
         return value
 
     def size(self, *witnesses: tuple[str, int], of: str, setting: str = "") -> int:
@@ -205,11 +243,14 @@ class Adapted:
         Key of the file, or how to make the weight of several, by our own key.
     unused : dict of str to str
         Why a weight of the file is not used, by its key.
+    idle : dict of str to (tuple of int or None)
+        Shapes of those of them that the file must have all the same, by their key; None where any will do.
     """
 
     config: Any
     wanted: Mapping[str, str | Made]
     unused: Mapping[str, str] = field(default_factory=dict)
+    idle: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
 
 
 def read(path: Path) -> Checkpoint:
@@ -254,19 +295,21 @@ def assemble(kind: type[Backbone], checkpoint: Checkpoint, adapted: Adapted) -> 
     Raises
     ------
     WeightsError
-        Keys of the file that are missing, left over, of another shape or type, or not finite.
+        Keys of the file that are missing, left over, of another shape or type, or not finite; or sizes of which no
+        such network can be.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             network = kind(adapted.config).eval()
-    except ValueError as error:
-        raise WeightsError(checkpoint.path, f"is of no {kind.__name__}: {error}", _fits_not(checkpoint)) from None
+    except Exception as error:  # of sizes that cannot be, anything
+        reason = f"is of no {kind.__name__}: {' '.join(str(error).split())}"
+        raise WeightsError(checkpoint.path, reason, _fits_not(checkpoint)) from None
     ours, file, spelled = network.state_dict(), checkpoint.weights, checkpoint.spelled
     if ours.keys() != adapted.wanted.keys():
         raise AssertionError(f"adapter of {kind.name}: {sorted(ours.keys() ^ adapted.wanted.keys())}")
     made = {key: how if isinstance(how, Made) else Made((how,), _same) for key, how in adapted.wanted.items()}
     used = {part for how in made.values() for part in how.keys}  # noqa: SIM118
-    missing = [spelled(key) for key in sorted(used - file.keys())]
+    missing = [spelled(key) for key in sorted((used | adapted.idle.keys()) - file.keys())]
     left_over = [spelled(key) for key in sorted(file.keys() - used - adapted.unused.keys())]
     misshapen: dict[str, str] = {}
     broken: list[str] = []
@@ -282,6 +325,14 @@ def assemble(kind: type[Backbone], checkpoint: Checkpoint, adapted: Adapted) -> 
         else:
             needed = f"; needed is float {tuple(ours[key].shape)}" if len(parts) == 1 else ""
             misshapen |= {spelled(part): f"{_form(weight)}{needed}" for part, weight in parts.items()}
+    for key, shape in adapted.idle.items():
+        if key in file:
+            weight = _made(Made((key,), _same), [file[key]])
+            if weight is None or (shape is not None and weight.shape != shape):
+                needed = f"; needed is float {shape}" if shape is not None else ""
+                misshapen[spelled(key)] = f"{_form(file[key])}{needed}"
+            elif not weight.isfinite().all():
+                broken.append(spelled(key))
     said = {
         "lacks": missing,
         "has left over": left_over,
@@ -350,18 +401,15 @@ def _unpickled(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if any(word in str(error).lower() for word in ("unsupported", "not allowed", "blocked")):
+    except Exception as error:  # of a damaged pickle, anything
+        if _FOREIGN.search(str(error)):
             reason = "asks for code to be run when it is read, which weights do not need"
             raise WeightsError(path, reason, "take it from its authors, as safetensors or a plain state dict") from None
-        raise WeightsError(path, "is cut short or damaged", _AGAIN) from None
-    except Exception:  # of a damaged pickle, anything
         raise WeightsError(path, "is cut short or damaged", _AGAIN) from None
     configs = {}
     if isinstance(content, Mapping):
         for key in ("cfg", "args"):
-            said = content.get(key)
-            said = vars(said) if isinstance(said, argparse.Namespace) else said
+            said = _opened(content.get(key))
             if isinstance(said, dict):
                 configs[key] = said
         for key in ("model", "state_dict"):
@@ -375,6 +423,24 @@ def _unpickled(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]
             path, f"is no state dict: {_listed(map(str, odd))} is no tensor", "save `state_dict()` alone"
         )
     return dict(content), configs
+
+
+def _opened(value: Any) -> Any:
+    """Make dicts of the Namespaces in a configuration, in place, however deep and even where it holds itself."""
+    top = [value]
+    waiting: list[Any] = [top]
+    seen = set()
+    while waiting:
+        level = waiting.pop()
+        if id(level) in seen:
+            continue
+        seen.add(id(level))
+        for key, inner in enumerate(level) if isinstance(level, list) else level.items():
+            if isinstance(inner, argparse.Namespace):
+                level[key] = inner = vars(inner)
+            if isinstance(inner, (dict, list)):
+                waiting.append(inner)
+    return top[0]
 
 
 def _sidecars(folder: Path) -> dict[str, dict[str, Any]]:

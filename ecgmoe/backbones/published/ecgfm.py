@@ -67,7 +67,7 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
     fine_tuned = any(key.startswith(marks) for key in checkpoint.weights)
     at = "encoder." if fine_tuned else ""
     convolutions = _convolutions(checkpoint)
-    n_layers = max(checkpoint.count(f"{at}encoder.layers."), _setting(checkpoint, "encoder_layers") or 0)
+    n_layers = max(checkpoint.count(f"{at}encoder.layers."), _number(checkpoint, "encoder_layers"))
     style = f"{at}conv_pos.pos_conv.0"
     new = any(key.startswith(f"{style}.parametrizations.") for key in checkpoint.weights)
     ends = (
@@ -101,13 +101,14 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
     heads = _fine_tuned_head(checkpoint, wanted) if fine_tuned else _pretraining_heads(checkpoint, wanted)
     first = f"{at}feature_extractor.conv_layers.0.0.weight"
     config = EcgFmConfig(
-        enc_in=_setting(checkpoint, "in_d") or checkpoint.size((first, 1), of="number of leads"),
+        enc_in=_number(checkpoint, "in_d") or checkpoint.size((first, 1), of="number of leads"),
         embed_dim=embed_dim,
         layers=n_layers,
         attention_heads=_attention_heads(checkpoint, embed_dim),
         ffn_dim=checkpoint.size(*((f"{at}{n}.weight", 0) for n in layers if "fc1" in n), of="feed-forward width"),
         conv_feature_layers=str(convolutions),
-        conv_pos=checkpoint.size((scale, 2), (direction, 2), of="kernel of the positional convolution"),
+        conv_pos=_number(checkpoint, "conv_pos")
+        or checkpoint.size((scale, 2), (direction, 2), of="kernel of the positional convolution"),
         conv_pos_groups=_conv_pos_groups(checkpoint, embed_dim, direction),
         **heads,
     )
@@ -117,6 +118,11 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
 
 def _setting(checkpoint: Checkpoint, key: str) -> Any:
     return checkpoint.setting("model", key, default=checkpoint.setting(key))
+
+
+def _number(checkpoint: Checkpoint, key: str, least: int = 1) -> int:
+    """Whole number that the configuration says, or 0."""
+    return checkpoint.number("model", key, default=checkpoint.number(key, default=0, least=least), least=least)
 
 
 def _convolutions(checkpoint: Checkpoint) -> list[tuple[int, int, int]]:
@@ -134,15 +140,16 @@ def _convolutions(checkpoint: Checkpoint) -> list[tuple[int, int, int]]:
 
 
 def _conv_pos_groups(checkpoint: Checkpoint, embed_dim: int, direction: str) -> int:
-    if said := _setting(checkpoint, "conv_pos_groups"):
-        return int(said)
-    return embed_dim // checkpoint.size((direction, 1), of="width of a group of the positional convolution")
+    if said := _number(checkpoint, "conv_pos_groups"):
+        return said
+    width = checkpoint.size((direction, 1), of="width of a group of the positional convolution")
+    return max(1, embed_dim // max(1, width))
 
 
 def _attention_heads(checkpoint: Checkpoint, embed_dim: int) -> int:
-    said = _setting(checkpoint, "encoder_attention_heads")
-    if not isinstance(said, int) or said < 1 or embed_dim % said:
-        raise _unsaid(checkpoint, "encoder_attention_heads", said)
+    said = _number(checkpoint, "encoder_attention_heads")
+    if not said or embed_dim % said:
+        raise _unsaid(checkpoint, "encoder_attention_heads", said or None)
     return said
 
 
@@ -159,7 +166,7 @@ def _pretraining_heads(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[s
     wanted |= {"mask_emb": "mask_emb", "quantizer.codevectors": "quantizer.vars"}
     ends = [f"{name}.{kind}" for name in ("project_q", "final_proj") for kind in ("weight", "bias")]
     wanted |= {key: key for key in ("quantizer.weight_proj.weight", "quantizer.weight_proj.bias", *ends)}
-    latent_dim = _setting(checkpoint, "latent_dim") or _setting(checkpoint, "final_dim")
+    latent_dim = _number(checkpoint, "latent_dim", least=0) or _number(checkpoint, "final_dim", least=0)
     latent_dim = latent_dim or checkpoint.size(("project_q.weight", 1), of="width of the code vectors")
     width = checkpoint.size(("quantizer.vars", 2), of="width of the code vectors of a group")
     n_vectors = checkpoint.size(
@@ -168,9 +175,9 @@ def _pretraining_heads(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[s
         ("quantizer.weight_proj.bias", 0),
         of="number of code vectors",
     )
-    groups = _setting(checkpoint, "latent_groups") or max(1, latent_dim // max(1, width))
+    groups = _number(checkpoint, "latent_groups") or max(1, latent_dim // max(1, width))
     return {
-        "final_dim": checkpoint.size(*((key, 0) for key in ends), of="width of the heads of pretraining"),
+        "final_dim": max(1, checkpoint.size(*((key, 0) for key in ends), of="width of the heads of pretraining")),
         "latent_vars": n_vectors // groups,
         "latent_groups": groups,
         "latent_dim": latent_dim,
@@ -181,6 +188,6 @@ def _fine_tuned_head(checkpoint: Checkpoint, wanted: dict[str, Any]) -> dict[str
     """Write down the classification head, and give its labels."""
     head = ("proj.weight", "proj.bias")
     wanted |= {key: key for key in head}
-    num_labels = checkpoint.size(*((key, 0) for key in head), of="number of labels")
+    num_labels = max(1, checkpoint.size(*((key, 0) for key in head), of="number of labels"))
     labels = LABELS.get(checkpoint.path.name, ())
     return {"num_labels": num_labels, "labels": labels if len(labels) == num_labels else ()}

@@ -16,7 +16,7 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
     apart, as in every published MOMENT-1. ``d_model`` at the top of the published files is null: the shapes say it.
     Nothing says the sampling rate: the input is taken to last 10 s.
     """
-    said_layers = checkpoint.setting("t5_config", "num_layers", default=0)
+    said_layers = checkpoint.number("t5_config", "num_layers", default=0)
     blocks = [f"encoder.block.{i}." for i in range(max(checkpoint.count("encoder.block."), said_layers))]
     buckets = f"encoder.block.0.{_ATTENTION}.relative_attention_bias.weight"
     norms = [f"{block}layer.{half}.layer_norm.weight" for block in blocks for half in (0, 1)]
@@ -50,26 +50,28 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
         ("head.linear.bias", 0),
         of="length of a patch",
     )
-    seq_len = checkpoint.setting("seq_len", default=512)
-    if not isinstance(seq_len, int) or seq_len < patch_len:
-        raise WeightsError(
-            checkpoint.path, f"reads {seq_len!r} samples", "correct `seq_len` in `config.json` beside it"
-        )
+    seq_len = checkpoint.number("seq_len", default=512)
+    if seq_len < patch_len:
+        raise WeightsError(checkpoint.path, f"reads {seq_len} samples", "correct `seq_len` in `config.json` beside it")
+    epsilon = checkpoint.setting("t5_config", "layer_norm_epsilon", default=1e-6)
+    if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        reason = f"its configuration says layer_norm_epsilon: {epsilon!r}"
+        raise WeightsError(checkpoint.path, reason, "a small number such as 1e-6 is needed")
     config = MomentConfig(
         d_model=d_model,
         num_layers=len(blocks),
         num_heads=num_heads,
-        d_kv=max(1, width // num_heads),
+        d_kv=checkpoint.number("t5_config", "d_kv", default=max(1, width // num_heads)),
         d_ff=checkpoint.size(*((key, 0) for key in gates), of="width of the feed-forward layers"),
         vocab_size=_said_or_size(checkpoint, "vocab_size", "encoder.embed_tokens.weight", 0),
         seq_len=seq_len,
         patch_len=patch_len,
         relative_attention_num_buckets=_said_or_size(checkpoint, "relative_attention_num_buckets", buckets, 0),
-        relative_attention_max_distance=checkpoint.setting("t5_config", "relative_attention_max_distance", default=128),
-        layer_norm_epsilon=checkpoint.setting("t5_config", "layer_norm_epsilon", default=1e-6),
+        relative_attention_max_distance=checkpoint.number("t5_config", "relative_attention_max_distance", default=128),
+        layer_norm_epsilon=epsilon,
         fs=seq_len / 10,
     )
-    expected = {"transformer_type": "encoder_only", "patch_stride_len": patch_len}
+    expected = {"transformer_type": "encoder_only", "patch_len": patch_len, "patch_stride_len": patch_len}
     for key, value in expected.items():
         if (said := checkpoint.setting(key, default=value)) != value:
             raise WeightsError(checkpoint.path, f"is of a MOMENT with {key} {said!r}", f"only {value!r} can be read")
@@ -80,5 +82,4 @@ def adapt(checkpoint: Checkpoint) -> Adapted:
 
 def _said_or_size(checkpoint: Checkpoint, name: str, key: str, axis: int) -> int:
     """Size that a single weight has: what the configuration says, where there is one to contradict the weight."""
-    said = checkpoint.setting("t5_config", name)
-    return said if isinstance(said, int) else checkpoint.size((key, axis), of=name)
+    return checkpoint.number("t5_config", name, default=0) or checkpoint.size((key, axis), of=name)

@@ -5,18 +5,18 @@ from torch import Tensor
 from ecgmoe.backbones.published.containers import Adapted, Checkpoint, Made, WeightsError
 from ecgmoe.backbones.tempo import PART_IDS, PARTS, TempoConfig
 
-#: Beginnings of names of weights that TEMPO's forward pass never reads, and why.
+#: Modules whose weights TEMPO's forward pass never reads, and why; a file has all weights of one, or none.
 UNUSED = {
-    "mul_season.": "a Fourier series that its authors left for `map_season`",
-    "map_resid.": "the residual is what trend and season leave",
-    "rev_in_season.": "the parts are not normalised again",
-    "rev_in_noise.": "the parts are not normalised again",
-    "gpt2_season.": "one GPT-2, `gpt2_trend`, reads all parts",
-    "gpt2_noise.": "one GPT-2, `gpt2_trend`, reads all parts",
+    "mul_season": "a Fourier series that its authors left for `map_season`",
+    "map_resid": "the residual is what trend and season leave",
+    "rev_in_season": "the parts are not normalised again",
+    "rev_in_noise": "the parts are not normalised again",
+    "gpt2_season": "one GPT-2, `gpt2_trend`, reads all parts",
+    "gpt2_noise": "one GPT-2, `gpt2_trend`, reads all parts",
 }
 
-#: Ends of such names in GPT-2.
-UNUSED_MASKS = (".attn.bias", ".attn.masked_bias")
+#: Ends of names of causal masks, by layer of a GPT-2.
+UNUSED_MASKS = ("attn.bias", "attn.masked_bias")
 
 #: Attention heads of GPT-2 by its width, as OpenAI published it.
 GPT2_HEADS = {768: 12, 1024: 16, 1280: 20, 1600: 25}
@@ -48,7 +48,7 @@ def adapt(checkpoint: Checkpoint, *, keep_lora: bool = False) -> Adapted:
     weights = checkpoint.weights
     peft = "gpt2_trend.base_model.model."
     gpt2 = peft if any(key.startswith(peft) for key in weights) else "gpt2_trend."
-    n_layer = max(checkpoint.count(f"{gpt2}h."), checkpoint.setting("gpt_layers", default=0))
+    n_layer = max(checkpoint.count(f"{gpt2}h."), checkpoint.number("gpt_layers", default=0))
     plain = ("ln_1", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
     modules = [f"h.{i}.{name}" for i in range(n_layer) for name in plain] + ["ln_f"]
     both = ("weight", "bias")
@@ -71,9 +71,9 @@ def adapt(checkpoint: Checkpoint, *, keep_lora: bool = False) -> Adapted:
         raise WeightsError(checkpoint.path, reason, "take the file of its authors")
     forecasts = ((f"out_layer_{part}.{kind}", 0) for part in PARTS for kind in both)
     patch_size = checkpoint.size(*((f"in_layer_{part}.weight", 1) for part in PARTS), of="length of a patch")
-    stride = checkpoint.setting("stride", default=8)
-    if not isinstance(stride, int) or not 0 < stride or not patch_size <= seq_len + stride:
-        reason = f"reads {seq_len} samples in patches of {patch_size}, {stride!r} apart"
+    stride = checkpoint.number("stride", default=8, least=0)
+    if not stride or patch_size > seq_len + stride:
+        reason = f"reads {seq_len} samples in patches of {patch_size}, {stride} apart"
         raise WeightsError(checkpoint.path, reason, "correct `stride` in `config.json` beside it")
     config = TempoConfig(
         seq_len=seq_len,
@@ -88,7 +88,7 @@ def adapt(checkpoint: Checkpoint, *, keep_lora: bool = False) -> Adapted:
         lora_r=lora_r,
         fs=seq_len / 10,
     )
-    return Adapted(config, wanted, _unused(weights))
+    return Adapted(config, wanted, *_unused(weights, wanted, gpt2, n_layer, seq_len))
 
 
 def _add_attention(
@@ -116,35 +116,53 @@ def _add_attention(
             wanted |= {f"{lora}_{side}.default.weight": key for side, key in zip("AB", sides, strict=True)}
         else:
             wanted[f"{ours}.weight"] = Made((f"{file}.weight", *sides), _merged)
-    return checkpoint.size(*ranks, of="rank of the LoRA") if keep_lora else 0
+    return max(1, checkpoint.size(*ranks, of="rank of the LoRA")) if keep_lora else 0
 
 
 def _merged(weight: Tensor, lora_a: Tensor, lora_b: Tensor) -> Tensor:
     """Add a LoRA of alpha equal to its rank to a weight that is (in, out)."""
+    if not weight.ndim == lora_a.ndim == lora_b.ndim == 2 or weight.shape != (lora_a.shape[1], lora_b.shape[0]):
+        raise RuntimeError("shapes that do not go together")
     return weight + (lora_b @ lora_a).T
 
 
 def _said_or_size(checkpoint: Checkpoint, name: str, key: str) -> int:
     """Size that a single weight has: what ``meta.json`` says, where there is one to contradict the weight."""
-    said = checkpoint.setting(*_OVERRIDES, name)
-    return said if isinstance(said, int) else checkpoint.size((key, 0), of=name)
+    return checkpoint.number(*_OVERRIDES, name, default=0) or checkpoint.size((key, 0), of=name)
 
 
 def _n_head(checkpoint: Checkpoint, n_embd: int) -> int:
-    n_head = checkpoint.setting(*_OVERRIDES, "n_head", default=GPT2_HEADS.get(n_embd))
-    n_head = n_head or checkpoint.setting("n_heads")
-    if not isinstance(n_head, int) or n_head < 1 or n_embd % n_head:
-        reason = f"has a GPT-2 of width {n_embd}, for which {n_head!r} attention heads are said"
+    n_head = checkpoint.number(*_OVERRIDES, "n_head", default=GPT2_HEADS.get(n_embd, 0))
+    n_head = n_head or checkpoint.number("n_heads", default=0)
+    if not n_head or n_embd % n_head:
+        reason = f"has a GPT-2 of width {n_embd}, for which {n_head or None} attention heads are said"
         raise WeightsError(checkpoint.path, reason, "put a `config.json` beside it whose `n_heads` divides the width")
     return n_head
 
 
-def _unused(weights: dict[str, Tensor]) -> dict[str, str]:
-    unused = {}
-    for key in weights:
-        reasons = [reason for start, reason in UNUSED.items() if key.startswith(start)]
-        if key.endswith(UNUSED_MASKS):
-            reasons.append("a causal mask, which transformers makes where it is needed")
-        if reasons:
-            unused[key] = reasons[0]
-    return unused
+def _unused(
+    weights: dict[str, Tensor], wanted: dict[str, str | Made], gpt2: str, n_layer: int, seq_len: int
+) -> tuple[dict[str, str], dict[str, tuple[int, ...] | None]]:
+    """Reasons of what is not used, and shapes of what has to be there of it."""
+    trend = {key for how in wanted.values() for key in (how.keys if isinstance(how, Made) else (how,))}
+    trend = {key for key in trend if key.startswith(gpt2)}
+    groups: dict[str, dict[str, tuple[int, ...] | None]] = {
+        "mul_season": {f"mul_season.{name}": (2, 1) for name in "ab"},
+        "map_resid": {"map_resid.weight": (seq_len, seq_len), "map_resid.bias": (seq_len,)},
+    }
+    for part in ("season", "noise"):
+        groups[f"rev_in_{part}"] = {f"rev_in_{part}.affine_{kind}": (1,) for kind in ("weight", "bias")}
+        groups[f"gpt2_{part}"] = {
+            key.replace("gpt2_trend", f"gpt2_{part}", 1): tuple(weights[key].shape) if key in weights else None
+            for key in trend
+        }
+    idle: dict[str, tuple[int, ...] | None] = {}
+    for module, shapes in groups.items():
+        if any(key.startswith(f"{module}.") for key in weights):
+            idle |= shapes
+    unused = {key: UNUSED[key.partition(".")[0]] for key in idle}
+    for part in PARTS:
+        layers = [f"{gpt2.replace('gpt2_trend', f'gpt2_{part}', 1)}h.{i}." for i in range(n_layer)]
+        reason = "a causal mask, which transformers makes where it is needed"
+        unused |= {f"{layer}{mask}": reason for layer in layers for mask in UNUSED_MASKS}
+    return unused, idle
