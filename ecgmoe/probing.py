@@ -252,7 +252,7 @@ def table(probes: Probes, own: str = "pretrained", twin: str = "random twin") ->
                 row[twin] = f"{found[model, TWIN, name]['value']:.{places}f}"
                 said = f"{pair['difference']:.{places}f} [{pair['low']:.{places}f}, {pair['high']:.{places}f}]"
                 row["difference"] = said.replace("-", "−")
-                row["clearly better"] = {"model": own, "other": twin, "neither": "neither"}[pair["better"]]
+                row["clearly better"] = {"model": "yes", "other": "worse", "neither": "no"}[pair["better"]]
             rows.append(row)
             label = ""
     return pd.DataFrame(rows, columns=["Task", "Read from", own, twin, "difference", "clearly better"])
