@@ -69,7 +69,7 @@ class Backbone(nn.Module, ABC):
     presets : dict of str to config
         The configuration (a frozen dataclass) of each size, "compact" and "published".
     single_lead : bool
-        Whether the network reads each lead by itself; their features are averaged.
+        Whether the network reads each lead by itself; its configuration says how the leads' features are joined.
     lora_targets : tuple of str
         Names of the attention projections that LoRA adapts, for ``peft``'s ``target_modules``; empty where there
         is no attention.
