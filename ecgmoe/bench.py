@@ -13,8 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ecgmoe import datasets, detection, efficiency, results, store
@@ -78,7 +76,7 @@ def data(
     """
     made = simulated.ensure(8 if quick else 160) if annotated_root is None or ptbxl_root is None else None
     rounds, max_records = (1, 8) if quick else (rounds, max_records)
-    with _one_thread(), tempfile.TemporaryDirectory(prefix="ecgmoe-bench-") as scratch:
+    with efficiency.one_thread(), tempfile.TemporaryDirectory(prefix="ecgmoe-bench-") as scratch:
         root = Path(ptbxl_root or str(made))
         slow, fast = (_listing(root, fs, max_records) for fs in (100, 500))
         folder = Path(scratch) / "store"
@@ -106,17 +104,6 @@ def data(
         }
     results.save("bench_data", metrics, parameters={"max_records": max_records, "rounds": rounds, "quick": quick})
     return metrics
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _listing(root: Path, fs: int, max_records: int) -> store.Listing:

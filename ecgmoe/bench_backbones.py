@@ -11,8 +11,7 @@ reported is the median over rounds, of times and of ratios within a round:
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from ecgmoe import backbones, results
 from ecgmoe.backbones import Backbone, precision
 from ecgmoe.backbones.timesnet import Inception
+from ecgmoe.efficiency import one_thread
 
 _LEAST_S = 0.1  # what is faster is repeated
 _FEW = 2  # records that operations are counted and errors taken on
@@ -90,7 +90,7 @@ def measure(
         The weights of the preset are not there.
     """
     rows, seconds = [], []
-    with _one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad():
         for name in tqdm(names, desc="Measuring backbones", disable=None):
             row, times_RW = _one(backbones.build(name, preset), batch, rounds)
             rows.append(row)
@@ -115,16 +115,6 @@ def measure(
     if json_file is not None:
         shutil.copyfile(results.run_dir() / "bench_backbones.json", json_file)
     return metrics
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def versions(backbone: Backbone) -> dict[str, Backbone]:

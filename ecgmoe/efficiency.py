@@ -1,14 +1,28 @@
 """What a pass costs: time side by side in one run, operations, and the machine's own bound."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 from ecgmoe.paper import RECORD_S
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, in PyTorch and in the libraries below NumPy, and as before afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: int = 5) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,3 +57,12 @@ def recordings(shared: Callable[[str], Path]) -> Path:
             subprocess.run([sys.executable, unpack, partial, "--folds", "9"], check=True, capture_output=True)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for a test, so that two workers do not wait for each other."""
+    from ecgmoe import efficiency
+
+    with efficiency.one_thread():
+        yield

@@ -38,12 +38,7 @@ def backbone(request) -> backbones.Backbone:
     return backbones.build(request.param, "compact-random")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def features(backbone: backbones.Backbone, signal: np.ndarray, fs: float = 100.0, depth: int = -1) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from ecgmoe import bench, detection, results
 from ecgmoe.datasets import DatasetError, simulated
@@ -88,14 +87,6 @@ def test_records_are_spread_evenly_and_absent_ones_left_out(root: Path, tmp_path
         (empty / name).write_bytes((root / name).read_bytes())
     with pytest.raises(DatasetError, match="no record of 500 Hz; download records500"):
         bench._listing(empty, 500, 0)
-
-
-def test_threads_are_restored() -> None:
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), bench._one_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == before
 
 
 def test_memory_probe_reports_before_and_peak(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,14 +64,6 @@ def test_the_authors_way_gives_the_same(name: str) -> None:
             assert module.config._attn_implementation == "eager"
 
 
-def test_threads_are_restored() -> None:
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), bench_backbones._one_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
-    assert torch.get_num_threads() == before
-
-
 def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, metrics: dict) -> None:
     def measure(preset: str, batch: int, rounds: int, json_file: Path | None) -> dict:
         assert (preset, batch, rounds, json_file) == ("compact-random", 3, 1, tmp_path / "x.json")

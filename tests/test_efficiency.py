@@ -32,3 +32,11 @@ def test_the_bound_is_above_what_a_tiny_product_reaches():
 def test_real_time_is_seconds_of_recording_a_second():
     assert efficiency.times_real_time(14.7) == pytest.approx(147)
     assert efficiency.times_real_time(14.7, 5) == pytest.approx(73.5)
+
+
+def test_threads_are_restored() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), efficiency.one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before

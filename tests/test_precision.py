@@ -14,12 +14,7 @@ from ecgmoe.backbones.precision import TOLERANCE, Choice
 ABLE = ("moment", "tempo", "ecg-fm")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
