@@ -261,9 +261,10 @@ def median_beat(beats: Beats, leave_out: Sequence[np.ndarray] | None = None) -> 
     return masked_BNCL.nanmedian(1).values.nan_to_num(0.0)
 
 
-#: Columns of :func:`classical_intervals`, and those of :func:`characteristics` that speak of RR intervals.
+#: Columns of :func:`classical_intervals`.
 INTERVALS = ("rr_mean_ms", "rr_sd_ms", "rmssd_ms", "pr_ms", "qrs_ms", "qt_ms", "qrs_axis_deg", "p_mv", "t_mv")
-N_RR_CHARACTERISTICS = 5
+#: The first columns of :func:`characteristics`, which speak of RR intervals; the QT interval goes with the rate.
+N_RR_CHARACTERISTICS = 6
 
 
 def _rr_statistics(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
@@ -280,11 +281,12 @@ def _rr_statistics(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
 
 
 def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> np.ndarray:
-    """Global signal characteristics X-bar of eq. 3, shape (records, 5 + 2 * leads).
+    """Global signal characteristics X-bar of eq. 3, shape (records, 11 + 2 * leads), NaN where there is no such wave.
 
     The mean of a normalised signal is zero and tells nothing, so these carry information instead: mean, SD and RMSSD
-    of the RR intervals (s), beats, RMSSD relative to the mean; then for each lead the logarithm of its standard
-    deviation (mV) and of that part of its power which lies above 20 Hz.
+    of the RR intervals (s), tens of beats, RMSSD relative to the mean, the QT interval (s); then the PR and QRS
+    intervals (s), the QRS axis (degrees) and the heights of P and T (mV), all of :func:`classical_intervals`; then for
+    each lead the logarithm of its standard deviation (mV) and of that part of its power which lies above 20 Hz.
     """
     x_BCT = as_batch(signal)
     rr_B4 = _rr_statistics(peaks, fs)
@@ -294,10 +296,13 @@ def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.n
     share_BC = spectrum_BCF[..., high_F].sum(-1) / spectrum_BCF.sum(-1).clamp_min(1e-12)
     lead_BK = torch.cat([x_BCT.std(-1).clamp_min(1e-4).log(), share_BC.clamp_min(1e-6).log()], 1).cpu().numpy()
     scale = np.array([1000.0, 1000.0, 1000.0, 10.0])
-    return np.concatenate([rr_B4 / scale, relative_B1, lead_BK], 1).astype(np.float32)
+    wave = classical_intervals(signal, fs, peaks)
+    waves_B3 = np.stack([wave[f"{name}_ms"] / 1000 for name in ("qt", "pr", "qrs")], 1)
+    rest_B3 = wave[["qrs_axis_deg", "p_mv", "t_mv"]].to_numpy()
+    return np.concatenate([rr_B4 / scale, relative_B1, waves_B3, rest_B3, lead_BK], 1).astype(np.float32)
 
 
-def classical_intervals(signal: np.ndarray, fs: float, peaks: Sequence[np.ndarray]) -> pd.DataFrame:
+def classical_intervals(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> pd.DataFrame:
     """The classical measurements of an ECG, from the median beat of twelve leads: the inputs of the regression floors.
 
     Onsets and ends are read off the spatial velocity and magnitude (root mean square over leads) of the median beat:

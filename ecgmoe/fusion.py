@@ -6,44 +6,17 @@ O outputs of a head.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from ecgmoe import moe, variants
-from ecgmoe.beats import N_RR_CHARACTERISTICS, Beats
+from ecgmoe.beats import N_RR_CHARACTERISTICS
+from ecgmoe.features import Inputs
+from ecgmoe.multitask import MultiTask, Output, PeriodicOutput, Standardise
 from ecgmoe.tasks import TASKS
-
-
-class Inputs(NamedTuple):
-    """What the model sees of a batch of records; everything here can be computed once and kept."""
-
-    features: dict[str, Tensor]  #: F_k by backbone name, (B, D_k)
-    beats: Beats
-    windows: Beats  #: equal windows, for the rivals that know no beat
-    characteristics_BA: Tensor
-
-    def take(self, rows: Tensor) -> "Inputs":
-        """The inputs of some of the records, by index."""
-        return Inputs(
-            {name: feature_BD[rows] for name, feature_BD in self.features.items()},
-            Beats(*(part[rows] for part in self.beats)),
-            Beats(*(part[rows] for part in self.windows)),
-            self.characteristics_BA[rows],
-        )
-
-
-class Output(NamedTuple):
-    """Logits (or standardised values) by task, and how each record was routed."""
-
-    logits: dict[str, Tensor]  #: (B, O) by task name
-    path_gate_BK2: Tensor  #: weights of backbones and periodic path, alpha_m and alpha_p of eq. 4
-    backbone_gate_BKM: Tensor  #: weights of the backbones within F_m
-    periodic: moe.PeriodicOutput | None
-    contrast: tuple[Tensor, Tensor] | None  #: embeddings of the two paths, (B, D) each, for the contrastive term
-
 
 #: What the choices of :class:`ECGMoEConfig` that are words may be.
 _CHOICES = {
@@ -59,7 +32,7 @@ class ECGMoEConfig:
     """Shape of an ECG-MoE and the choices that the paper leaves open."""
 
     d_features: Mapping[str, int]  # width of each backbone's feature vector; empty: no backbones
-    n_characteristics: int = 29
+    n_characteristics: int = 35
     tasks: tuple[str, ...] = tuple(TASKS)
     periodic: Literal["experts", "moe", "time_moe", "self_attention", "cross_attention", "none"] = "experts"
     fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
@@ -71,14 +44,10 @@ class ECGMoEConfig:
     width: int = 64
     d_task: int = 16
     n_leads: int = 12
-    beat_length: int = 64
-    n_windows: int = 16
+    beat_length: int = 64  # of the windows of a rival, which sees sixteen of them
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.tasks if name not in TASKS]
-        if unknown or not self.tasks:
-            raise ValueError(f"unknown or no tasks {unknown}; known are {list(TASKS)}")
         if not self.d_features and self.periodic == "none":
             raise ValueError("nothing to learn from: give backbones in d_features, or a periodic path")
         for name, known in _CHOICES.items():
@@ -86,36 +55,11 @@ class ECGMoEConfig:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known are {', '.join(known)}")
 
 
-class Standardise(nn.Module):
-    """(x - mean) / SD with statistics of the training part, kept as buffers; missing values count as the mean."""
-
-    mean_D: Tensor
-    sd_D: Tensor
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.register_buffer("mean_D", torch.zeros(width))
-        self.register_buffer("sd_D", torch.ones(width))
-
-    def fit(self, x_BD: Tensor) -> None:
-        """Take the statistics from ``x_BD``, NaN left out. A constant column keeps SD 1."""
-        known_BD = torch.isfinite(x_BD)
-        count_D = known_BD.sum(0).clamp_min(1)
-        x_BD = torch.where(known_BD, x_BD, torch.zeros_like(x_BD))
-        self.mean_D.copy_(x_BD.sum(0) / count_D)
-        variance_D = ((x_BD - self.mean_D).square() * known_BD).sum(0) / count_D
-        self.sd_D.copy_(torch.where(variance_D > 1e-12, variance_D.sqrt(), torch.ones_like(variance_D)))
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """Standardise; values beyond ten SD are cut there."""
-        return ((x_BD - self.mean_D) / self.sd_D).nan_to_num(0.0).clamp(-10, 10)
-
-
 def _standardise(scales: nn.ModuleDict, name: str) -> Standardise:
     return cast(Standardise, scales[name])
 
 
-class ECGMoE(nn.Module):
+class ECGMoE(MultiTask):
     """The whole model over cached backbone features.
 
     Equation 2 projects each backbone's features and concatenates them, weighted by a gate a task. Equation 4 weighs
@@ -125,18 +69,14 @@ class ECGMoE(nn.Module):
     at the linear solution of least absolute error for regressions (:meth:`fit_scales`).
     """
 
-    positive_weight_K: Tensor  #: weight of class 1 of a binary task, so that both classes weigh the same
-
     def __init__(self, config: ECGMoEConfig):
-        super().__init__()
+        super().__init__(config.tasks)
         self.config = c = config
+        self.sees_signal = c.periodic in variants.RIVALS
         K, names = len(c.tasks), list(c.d_features)
         self.task = nn.Embedding(K, c.d_task)
         self.scale_characteristics = Standardise(c.n_characteristics)
         self.scale_features = nn.ModuleDict({name: Standardise(width) for name, width in c.d_features.items()})
-        self.scale_target = nn.ModuleDict(
-            {name: Standardise(1) for name in c.tasks if TASKS[name].kind == "regression"}
-        )
         self.project = nn.ModuleDict({name: nn.Linear(width, c.width // 2) for name, width in c.d_features.items()})
         self.backbone_gate = moe.TaskGate(c.n_characteristics, c.d_task, len(names)) if names else None
         self.from_backbones = nn.Linear(len(names) * (c.width // 2), c.width) if names else None
@@ -147,7 +87,7 @@ class ECGMoE(nn.Module):
             )
         elif c.periodic != "none":
             rival = variants.RIVALS[c.periodic]
-            self.periodic = rival(c.n_leads, c.beat_length, c.n_windows, c.d_task, width=c.width)
+            self.periodic = rival(c.n_leads, c.beat_length, variants.N_WINDOWS, c.d_task, width=c.width)
         two_paths = bool(names) and self.periodic is not None
         self.path_gate = moe.TaskGate(c.n_characteristics, c.d_task, 2) if two_paths else None
         d_fused = 2 * c.width if two_paths and c.fusion == "concat" else c.width
@@ -157,8 +97,6 @@ class ECGMoE(nn.Module):
         self.shortcut = nn.ModuleDict({name: nn.Linear(c.n_characteristics, TASKS[name].n_outputs) for name in c.tasks})
         for start in self.shortcut.parameters():
             nn.init.zeros_(start)
-        self.register_buffer("positive_weight_K", torch.ones(K))
-        self.temperature = nn.Parameter(torch.tensor(2.0))
         if c.lora == "fusion":
             self._add_lora()
 
@@ -181,13 +119,13 @@ class ECGMoE(nn.Module):
         What a linear map of the signal characteristics can tell (above all the RR interval) need not be found by
         gradient descent; the mixture learns the rest.
         """
+        super().fit_scales(inputs, targets)
         self.scale_characteristics.fit(inputs.characteristics_BA)
         for name in self.scale_features:
             _standardise(self.scale_features, name).fit(inputs.features[name])
         x_BA = self.characteristics(inputs)
         for name in self.scale_target:
-            scale = _standardise(self.scale_target, name)
-            scale.fit(targets[name][:, None])
+            scale = self.target_scale(name)
             known_B = torch.isfinite(targets[name])
             if not known_B.any():
                 continue
@@ -198,10 +136,6 @@ class ECGMoE(nn.Module):
                 solution_A1 = torch.linalg.solve(x_XA.T @ (weight_X1 * x_XA) + penalty_AA, x_XA.T @ (weight_X1 * y_X1))
                 weight_X1 = 1 / (y_X1 - x_XA @ solution_A1).abs().clamp_min(1e-2)
             cast(nn.Linear, self.shortcut[name]).weight.copy_(solution_A1.T)
-        for k, name in enumerate(self.config.tasks):
-            if TASKS[name].kind == "binary":
-                n_positive, n_negative = (targets[name] == 1).sum(), (targets[name] == 0).sum()
-                self.positive_weight_K[k] = n_negative.clamp_min(1) / n_positive.clamp_min(1)
 
     def characteristics(self, inputs: Inputs) -> Tensor:
         """Standardised signal characteristics (B, A); what the model may not see of them is zero."""
@@ -223,9 +157,9 @@ class ECGMoE(nn.Module):
             backbone_gate_BKM = self.backbone_gate(x_BA, task_KD)
             weighted_BKMP = projected_BMP[:, None] * backbone_gate_BKM[..., None] * len(projected)
             paths.append(self.from_backbones(weighted_BKMP.flatten(2)))
-        periodic: moe.PeriodicOutput | None = None
+        periodic: PeriodicOutput | None = None
         if self.periodic is not None:
-            periodic = self.periodic(inputs.beats if c.periodic == "experts" else inputs.windows, x_BA, task_KD)
+            periodic = self.periodic(inputs, x_BA, task_KD)
             paths.append(periodic.feature_BKD)
         path_gate_BK2 = x_BA.new_ones(B, K, 2)
         contrast = None
@@ -237,21 +171,3 @@ class ECGMoE(nn.Module):
         fused_BKD = self.after(self.fuse(fused_BKD))
         logits = {name: self.heads[name](fused_BKD[:, k]) + self.shortcut[name](x_BA) for k, name in enumerate(c.tasks)}
         return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast)
-
-    def predict(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Predictions in the units of the labels: values, probability of class 1, or probabilities of the classes."""
-        out: dict[str, Tensor] = {}
-        for name, logits_BO in logits.items():
-            kind = TASKS[name].kind
-            if kind == "regression":
-                scale = _standardise(self.scale_target, name)
-                out[name] = logits_BO[:, 0] * scale.sd_D + scale.mean_D
-            elif kind == "binary":
-                out[name] = logits_BO[:, 0].sigmoid()
-            else:
-                out[name] = logits_BO.softmax(-1)
-        return out
-
-    def n_parameters(self, trainable_only: bool = False) -> int:
-        """Number of parameters, all or those that are trained."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable_only)

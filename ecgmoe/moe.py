@@ -4,12 +4,11 @@ Shape legend: B records, N beats, C leads, L samples of a beat, D width, E exper
 X beats of the whole batch.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
-from ecgmoe.beats import Beats
+from ecgmoe.features import Inputs
+from ecgmoe.multitask import PeriodicOutput
 
 #: Kernel sizes of the three morphology experts: a notch, a wave, a segment (10 ms a sample at the default length).
 KERNELS = (3, 7, 15)
@@ -18,14 +17,6 @@ DILATIONS = (1, 2)
 #: Beats that a network without RR inputs sees: what ten seconds hold at 40 beats a minute.
 BLIND_BEATS = 6
 EXPERT_NAMES = tuple(f"shape, kernel {k}" for k in KERNELS) + tuple(f"rhythm, dilation {d}" for d in DILATIONS)
-
-
-class PeriodicOutput(NamedTuple):
-    """What the periodic path gives, a task at a time, and how it was routed."""
-
-    feature_BKD: Tensor  #: F_periodic
-    gate_BKE: Tensor  #: weights of the experts, g_p of eq. 3; rows sum to 1
-    attention_BKN: Tensor  #: weights of the beats; rows sum to 1 with what fell on the empty beat left out
 
 
 class TaskGate(nn.Module):
@@ -158,8 +149,9 @@ class PeriodicExperts(nn.Module):
         self.gate = TaskGate(n_characteristics, d_task, len(EXPERT_NAMES))
         self.pooling = BeatPooling(width, d_task, n_heads)
 
-    def forward(self, beats: Beats, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
-        """F_periodic a task from the beats of a batch of records."""
+    def forward(self, inputs: Inputs, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
+        """F_periodic a task from the beats of a batch of records, and their standardised characteristics."""
+        beats = inputs.beats
         if not self.rr_inputs:
             first_N = torch.arange(beats.mask_BN.shape[1], device=beats.mask_BN.device) < BLIND_BEATS
             beats = beats._replace(mask_BN=beats.mask_BN & first_N)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import backbones, baselines, cache, evaluation, results, training
+from ecgmoe import backbones, baselines, cache, evaluation, features, results
 from ecgmoe.backbones import published
 from ecgmoe.datasets import Cohort
 from ecgmoe.evaluation import Predictions
@@ -150,7 +150,7 @@ def probe(
     depth_tasks = [name for name in DEPTH_TASKS if name in cohort.tasks]
     for name, kind, its_preset, its_seed in tqdm(networks, desc="linear probes", unit="network", disable=None):
         title = backbones.TITLES[name]
-        *shallow, deepest = training.features_by_depth(cohort, name, its_preset, its_seed)
+        *shallow, deepest = features.features_by_depth(cohort, name, its_preset, its_seed)
         by_depth = [_probed(features, cohort, depth_tasks) for features in shallow]
         runs[title, kind] = _probed(deepest, cohort, tuple(cohort.tasks))
         by_depth.append({task: runs[title, kind][task] for task in depth_tasks})

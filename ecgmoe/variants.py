@@ -1,32 +1,29 @@
 """The rivals of Table 3: what the paper puts in place of the Periodic Expert Network.
 
 None of them knows where a beat is: they see the recording cut into equal windows, as many and as long as the beats
-(:func:`equal_windows`), and about as many parameters. All return a :class:`~ecgmoe.moe.PeriodicOutput`.
+(:func:`equal_windows`), and about as many parameters. All return a :class:`~ecgmoe.multitask.PeriodicOutput`.
 
 Shape legend: B records, N windows, C leads, L samples of a window, D width, E experts, K tasks, A characteristics.
 """
 
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ecgmoe.beats import Beats, segment_beats
-from ecgmoe.moe import BeatPooling, PeriodicOutput
+from ecgmoe.features import Inputs
+from ecgmoe.moe import BeatPooling
+from ecgmoe.multitask import PeriodicOutput
 
 N_EXPERTS = 5
+#: Windows that a recording is cut into, about as many as there are beats.
+N_WINDOWS = 16
 
 
-def equal_windows(signal: np.ndarray | Tensor, fs: float, n_windows: int = 16, length: int = 64) -> Beats:
-    """The recording cut into ``n_windows`` neighbouring windows: beats for a model that knows no beat."""
-    n_samples = signal.shape[-1]
-    half = n_samples / n_windows / 2
-    centres = half + np.arange(n_windows) * 2 * half
-    beats = segment_beats(
-        signal, fs, [centres] * len(signal), length=length, max_beats=n_windows, window=(half / fs, half / fs)
-    )
-    return beats._replace(rr_BN2=torch.zeros_like(beats.rr_BN2))
+def equal_windows(signal_BCT: Tensor, n_windows: int = N_WINDOWS, length: int = 64) -> Tensor:
+    """The recording cut into ``n_windows`` neighbouring windows of ``length`` samples, (B, N, C, L)."""
+    x_BCX = nn.functional.interpolate(signal_BCT, n_windows * length, mode="linear")
+    return x_BCX.unflatten(2, (n_windows, length)).transpose(1, 2)
 
 
 class WindowNetwork(nn.Module, ABC):
@@ -42,9 +39,11 @@ class WindowNetwork(nn.Module, ABC):
     def mix(self, h_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Mixed windows (B, N, D), or what was read from them, and the weights of the experts that did it (B, E)."""
 
-    def forward(self, beats: Beats, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
+    def forward(self, inputs: Inputs, characteristics_BA: Tensor, task_KD: Tensor) -> PeriodicOutput:
         """Features a task from equal windows; the signal characteristics are not used here."""
-        h_BND = self.embed(beats.beat_BNCL.flatten(2)) + self.position_ND
+        n_windows, length = len(self.position_ND), self.embed.in_features // inputs.signal_BCT.shape[1]
+        window_BNCL = equal_windows(inputs.signal_BCT, n_windows, length)
+        h_BND = self.embed(window_BNCL.flatten(2)) + self.position_ND
         h_BND, gate_BE = self.mix(h_BND)
         K = len(task_KD)
         all_BN = h_BND.new_ones(h_BND.shape[:2], dtype=torch.bool)

@@ -313,10 +313,14 @@ def test_characteristics_tell_rate_and_irregularity():
     calm, at_calm = ecg([0.8] * 20)
     wild, at_wild = ecg([0.5, 1.1, 0.7, 0.9, 0.45] * 3)
     table = beats.characteristics(np.concatenate([calm, wild]), FS, [at_calm, at_wild])
-    assert table.shape == (2, beats.N_RR_CHARACTERISTICS + 24)
+    assert table.shape == (2, beats.N_RR_CHARACTERISTICS + 5 + 24)
     assert table[0, 0] == pytest.approx(0.8, abs=1e-3)
     assert table[1, 2] > 10 * table[0, 2]
-    assert np.isfinite(beats.characteristics(np.zeros((1, 12, 2500)), FS, [np.empty(0)])).all()
+    assert table[:, 5] * 1000 == pytest.approx(
+        beats.classical_intervals(np.concatenate([calm, wild]), FS, [at_calm, at_wild])["qt_ms"].to_numpy(), rel=1e-5
+    )
+    flat = beats.characteristics(np.zeros((1, 12, 2500)), FS, [np.empty(0)])
+    assert np.isnan(flat[0, 5:11]).all() and np.isfinite(np.delete(flat, range(5, 11))).all()
 
 
 def test_classical_intervals_are_those_of_the_waves():

@@ -7,9 +7,11 @@ import torch
 
 from ecgmoe import moe, variants
 from ecgmoe.beats import Beats
-from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Inputs, Standardise
+from ecgmoe.features import Inputs
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.multitask import Standardise
 
-B, N, C, L, A = 6, 16, 12, 64, 29
+B, N, C, L, A = 6, 16, 12, 64, 35
 WIDTHS = {"timesnet": 20, "dlinear": 48}
 
 
@@ -19,9 +21,9 @@ def inputs() -> Inputs:
     mask = torch.arange(N) < torch.tensor([9, 12, 16, 1, 0, 5])[:, None]
     beat = torch.randn(B, N, C, L, generator=g) * mask[..., None, None]
     rr = (0.7 + 0.2 * torch.rand(B, N, 2, generator=g)) * mask[..., None]
-    windows = Beats(torch.randn(B, N, C, L, generator=g), torch.zeros(B, N, 2), torch.ones(B, N, dtype=torch.bool))
+    signal = torch.randn(B, C, 1000, generator=g)
     features = {name: torch.randn(B, width, generator=g) for name, width in WIDTHS.items()}
-    return Inputs(features, Beats(beat, rr, mask), windows, torch.randn(B, A, generator=g))
+    return Inputs(features, Beats(beat, rr, mask), torch.randn(B, A, generator=g), signal, 100.0)
 
 
 def build(**changes) -> ECGMoE:
@@ -76,7 +78,7 @@ def test_empty_beats_do_not_count(inputs):
 def test_without_rr_inputs_nothing_of_the_intervals_gets_in(inputs):
     changed = inputs._replace(
         beats=inputs.beats._replace(rr_BN2=inputs.beats.rr_BN2 * 1.7),
-        characteristics_BA=inputs.characteristics_BA.index_fill(1, torch.arange(5), 3.0),
+        characteristics_BA=inputs.characteristics_BA.index_fill(1, torch.arange(6), 3.0),
     )
     blind, seeing = build(characteristics="no_rr"), build()
     fewer = inputs.take(torch.tensor([1, 2]))
@@ -147,7 +149,7 @@ def test_standardise_leaves_out_missing_values_and_constants():
 )
 def test_impossible_configurations_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        replace(ECGMoEConfig(d_features=WIDTHS), **changes)
+        ECGMoE(replace(ECGMoEConfig(d_features=WIDTHS), **changes))
 
 
 def test_rivals_have_about_as_many_parameters_as_the_experts():
@@ -159,7 +161,6 @@ def test_rivals_have_about_as_many_parameters_as_the_experts():
 
 def test_equal_windows_tile_the_recording():
     signal = torch.arange(1000.0).expand(2, 12, 1000)
-    windows = variants.equal_windows(signal, 100, 10, 100)
-    assert windows.mask_BN.all() and (windows.rr_BN2 == 0).all()
-    starts = windows.beat_BNCL[0, :, 0, 0]
-    torch.testing.assert_close(starts, torch.arange(10) * 100.0)
+    window_BNCL = variants.equal_windows(signal, 10, 100)
+    assert window_BNCL.shape == (2, 10, 12, 100)
+    torch.testing.assert_close(window_BNCL[0, :, 0, 0], torch.arange(10) * 100.0)

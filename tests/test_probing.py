@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from synthetic import toy_cohort
 
-from ecgmoe import backbones, baselines, evaluation, pretraining, probing, results, training
+from ecgmoe import backbones, baselines, evaluation, features, pretraining, probing, results
 from ecgmoe.__main__ import app
 from ecgmoe.backbones import published
 from ecgmoe.backbones.published.containers import WeightsError
@@ -55,8 +55,8 @@ def test_every_backbone_has_a_twin_and_every_task_its_floors(probes):
 
 
 def test_scores_are_those_of_linear_probes_of_the_deepest_features(cohort, probes):
-    features = {"DLinear": training.backbone_features(cohort, ("dlinear",), "compact-random", seed=3)["dlinear"]}
-    expected = evaluation.score_table(baselines.linear_probes(features, cohort), cohort, n_boot=0).set_index("task")
+    read = {"DLinear": features.backbone_features(cohort, ("dlinear",), "compact-random", seed=3)["dlinear"]}
+    expected = evaluation.score_table(baselines.linear_probes(read, cohort), cohort, n_boot=0).set_index("task")
     found = probes.scores.query("model == 'DLinear' and kind == 'backbone'").set_index("task")
     pd.testing.assert_series_equal(found["value"], expected["value"])
     twin = probes.scores.query("model == 'DLinear' and kind == 'twin'").set_index("task")
@@ -79,8 +79,8 @@ def test_depths_are_scored_on_the_validation_part(cohort, probes):
         "DLinear": backbones.build("dlinear", "compact-random").n_depths - 1,
         "TimesNet": backbones.build("timesnet", "compact-random").n_depths - 1,
     }
-    features = {"x": training.features_by_depth(cohort, "timesnet", "compact-random", 3)[1]}
-    run = baselines.linear_probes(features, cohort, ["rr"])["x"]
+    read = {"x": features.features_by_depth(cohort, "timesnet", "compact-random", 3)[1]}
+    run = baselines.linear_probes(read, cohort, ["rr"])["x"]
     assert set(run) == {"rr"}
     expected = evaluation.score_table({"x": run}, cohort, n_boot=0, split="validation")["value"].item()
     found = probes.depths.query("model == 'TimesNet' and kind == 'backbone' and depth == 1 and task == 'rr'")
@@ -138,8 +138,8 @@ def test_pretrained_weights_have_the_twin_that_they_started_from(cohort, shipped
     assert list(probing.cards()) == ["dlinear"]
     assert probing.twin_of("dlinear", "compact", 2) == ("compact-random", 5)
     found = probing.probe(cohort, n_boot=10)
-    features = training.backbone_features(cohort, ("dlinear",), "compact-random", seed=5)
-    expected = evaluation.score_table(baselines.linear_probes(features, cohort), cohort, n_boot=0)["value"]
+    read = features.backbone_features(cohort, ("dlinear",), "compact-random", seed=5)
+    expected = evaluation.score_table(baselines.linear_probes(read, cohort), cohort, n_boot=0)["value"]
     np.testing.assert_allclose(found.scores.query("kind == 'twin'")["value"], expected)
 
 

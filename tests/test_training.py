@@ -9,7 +9,7 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import backbones, training
+from ecgmoe import backbones, features, training
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 
 CONFIG = training.FitConfig(epochs=8, patience=8, batch_size=16)
@@ -22,7 +22,7 @@ def cohort():
 
 @pytest.fixture(scope="module")
 def inputs(cohort):
-    return training.make_inputs(cohort, names=("dlinear",), preset="compact-random")
+    return features.make_inputs(cohort, names=("dlinear",), preset="compact-random")
 
 
 @pytest.fixture(scope="module")
@@ -123,24 +123,24 @@ def test_contrastive_term_is_least_when_the_paths_agree(inputs):
 
 
 def test_features_are_computed_once(cohort, monkeypatch):
-    first = training.backbone_features(cohort, ("dlinear",), "compact-random")
+    first = features.backbone_features(cohort, ("dlinear",), "compact-random")
     monkeypatch.setattr(backbones.kind_of("dlinear"), "encode", None)
-    again = training.backbone_features(cohort, ("dlinear",), "compact-random")
+    again = features.backbone_features(cohort, ("dlinear",), "compact-random")
     np.testing.assert_array_equal(first["dlinear"], again["dlinear"])
     with pytest.raises(TypeError):
-        training.backbone_features(cohort, ("dlinear",), "compact-random", seed=7)
+        features.backbone_features(cohort, ("dlinear",), "compact-random", seed=7)
 
 
 def test_features_of_every_depth_are_those_of_the_backbone(cohort):
-    by_depth = training.features_by_depth(cohort, "timesnet", "compact-random", seed=2)
+    by_depth = features.features_by_depth(cohort, "timesnet", "compact-random", seed=2)
     backbone = backbones.build("timesnet", "compact-random", seed=2)
     assert len(by_depth) == backbone.n_depths > 1
-    rows = [0, training.BATCH, len(cohort) - 1]
-    for depth, features in enumerate(by_depth):
-        assert features.shape == (len(cohort), backbone.d_features) and features.dtype == np.float32
+    rows = [0, features.BATCH, len(cohort) - 1]
+    for depth, found in enumerate(by_depth):
+        assert found.shape == (len(cohort), backbone.d_features) and found.dtype == np.float32
         with torch.no_grad():
             expected = backbone.features(cohort.signal[rows], cohort.fs, depth).numpy()
-        np.testing.assert_allclose(features[rows], expected, atol=1e-4)
+        np.testing.assert_allclose(found[rows], expected, atol=1e-4)
 
 
 def test_training_needs_no_package_that_only_reads_recordings():
