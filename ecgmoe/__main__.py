@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import click
 
@@ -130,6 +130,124 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
     click.echo("\n".join([*probing.describe(found), f"wrote {path}"]))
 
 
+@app.command()
+@click.option(
+    "--data", default="simulated", metavar="DATA_ROOT", help='Folder of a data set or prepared store, or "simulated".'
+)
+@click.option("--patients", default=7000, type=click.IntRange(min=1), help="Patients of the simulated cohort.")
+@click.option(
+    "--train-records",
+    default=1000,
+    type=click.IntRange(min=0),
+    help="Train on a random part of the training patients with so many records; 0 takes all.",
+)
+@click.option(
+    "--preset",
+    default="compact",
+    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    help="Backbones.",
+)
+@click.option(
+    "--rows", multiple=True, metavar="NAME", help="A row of the table or a group of rows; may be given several times."
+)
+@click.option("--seeds", default=3, type=click.IntRange(min=1), help="Trainings of every row.")
+@click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most epochs of a training.")
+@click.option("--costly", is_flag=True, help="Also the rows that train the backbones: hours.")
+@click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the result goes, by default with the other runs; the book reads data/reference.",
+)
+def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
+    """Train the rows of the table of ablations and rivals, and compare ECG-MoE with each of them and with the floors.
+
+    All rows but those that train backbones, unless --rows names some. Interrupted at any moment, the same command goes
+    on where it was. The result is reference_<data set>.json.
+    """
+    from ecgmoe import ablation
+    from ecgmoe import reference as _reference
+
+    if only_list:
+        click.echo("\n".join(_reference.listing()))
+        return
+    try:
+        ablation.select(options["rows"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with _input_errors():
+        content, path = _reference.make(folder, **options)
+    click.echo("\n".join([*_reference.describe(content), f"wrote {path}"]))
+
+
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.option(
+    "--folder",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Gets checkpoints, metrics, scores and the model.",
+)
+@click.option(
+    "--preset",
+    default="compact",
+    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    help="Backbones.",
+)
+@click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
+@click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most passes over the training part.")
+@click.option("--batch-size", default=64, type=click.IntRange(min=1), help="Records of a step, over all processes.")
+@click.option("--accumulate", default=1, type=click.IntRange(min=1), help="Parts of a batch that are computed in turn.")
+@click.option("--lr", default=2e-3, type=click.FloatRange(min=0, min_open=True), help="Highest rate of learning.")
+@click.option("--precision", default="float32", type=click.Choice(["float32", "bfloat16"]), help="While training.")
+@click.option(
+    "--weighting", default="fixed", type=click.Choice(["fixed", "uncertainty"]), help="How tasks weigh in the loss."
+)
+@click.option(
+    "--contrast",
+    default="record",
+    type=click.Choice(["record", "patient", "views"]),
+    help="Positives: both paths of a record; also its patient's other records; also a second noisy view.",
+)
+@click.option("--lam", default=0.1, type=click.FloatRange(min=0), help="Weight of the contrastive term, lambda.")
+@click.option(
+    "--lora",
+    default="none",
+    type=click.Choice(["none", "fusion", "backbone", "both", "full"]),
+    help="What is trained: the fusion, or LoRA in it, in backbones, in both; or everything.",
+)
+@click.option("--top-k", default=0, type=click.IntRange(0, 5), help="Backbones that run a record; 0: all.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
+def train(data_root: str, folder: Path, preset: str, records: int, lora: str, top_k: int, **fit: Any) -> None:
+    """Train ECG-MoE on DATA_ROOT and score it on the validation and the test part, beside the floors.
+
+    DATA_ROOT is the folder of PTB-XL or MIMIC-IV-ECG as downloaded, a prepared store, or "simulated". Interrupted at
+    any moment, the same command goes on with the epoch where it was. Several processes, on a GPU each or on the CPU:
+    "accelerate launch --multi_gpu --num_processes 2 -m ecgmoe train ...".
+    """
+    from ecgmoe import backbones, baselines, datasets, evaluation, features, results, training
+    from ecgmoe.fusion import ECGMoE
+
+    with _input_errors():
+        cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
+        inputs = features.make_inputs(cohort, preset=preset)
+        config = training.FitConfig(**fit)
+        fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
+    group = training.processes.started()
+    if group.is_main_process:
+        cast(ECGMoE, fitted.model).save_pretrained(folder / "model")
+        runs = {"ECG-MoE": fitted.predictions, **baselines.floors(cohort)}
+        scores = {split: evaluation.score_table(runs, cohort, split=split) for split in ("validation", "test")}
+        parameters = {"preset": preset, "records": records, "lora": lora, "top_k": top_k, **asdict(config)}
+        origin = results.provenance(cohort, config.seed, parameters)
+        results.write_json(folder / "scores.json", {"provenance": origin, "metrics": scores})
+        validation, test = (evaluation.paper_table(scores[split]) for split in ("validation", "test"))
+        table = validation.rename(columns={"This run": "Validation part"}).assign(**{"Test part": test["This run"]})
+        click.echo(table.to_string(index=False))
+        click.echo(f"wrote {folder}")
+    group.destroy_process_group()
+
+
 @app.group(name="bench")
 def benchmarks() -> None:
     """Measure speed, memory and accuracy on this machine."""
@@ -168,6 +286,29 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
 
     with _input_errors():
         metrics = bench.measure(preset, batch, rounds, json_file=json_file)
+    click.echo("\n".join(bench.describe(metrics)))
+
+
+@benchmarks.command(name="inference")
+@click.option(
+    "--preset",
+    default="published-random",
+    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    help="Sizes and weights of what is timed.",
+)
+@click.option("--records", default=2, type=click.IntRange(min=1), help="Records of a pass.")
+@click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each way is timed.")
+@click.option(
+    "--seeds", default=2, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
+)
+@click.option("--device", default="cpu", help="Where to compute, such as cuda.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: str, json_file: Path | None) -> None:
+    """Compare one pass for all tasks with one model a task, time and memory, and with passes of fewer backbones."""
+    from ecgmoe import bench_inference as bench
+
+    with _input_errors():
+        metrics = bench.measure(preset, records, rounds, seeds, device, json_file)
     click.echo("\n".join(bench.describe(metrics)))
 
 

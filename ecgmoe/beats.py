@@ -19,6 +19,7 @@ from ecgmoe.rpeaks import as_batch, detect
 from ecgmoe.rpeaks import detect_r_peaks as detect_r_peaks
 
 ECTOPIC_MEDIAN_OVER = 11  # intervals: about ten seconds, and an odd number, so that bigeminy cannot split it evenly
+LONGEST_QTC_S, SHORTEST_P_S = 0.52, 0.12  # bounds of the search for waves: QT by Fridericia's rule, P before QRS
 ALIVE_MV = 0.01  # range of a second in which a lead moves; amplifiers alone move less
 QUALITY_BAND_HZ = (0.67, 40.0)  # of diagnostic monitors; 40 Hz is carried by every sampling rate in use
 QUALITY_BATCH = 16  # records at a time, so that their beats stay in the processor's cache
@@ -281,12 +282,13 @@ def _rr_statistics(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
 
 
 def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> np.ndarray:
-    """Global signal characteristics X-bar of eq. 3, shape (records, 11 + 2 * leads), NaN where there is no such wave.
+    """Global signal characteristics X-bar of eq. 3, shape (records, 11 + 2 * leads), NaN where there is none.
 
     The mean of a normalised signal is zero and tells nothing, so these carry information instead: mean, SD and RMSSD
     of the RR intervals (s), tens of beats, RMSSD relative to the mean, the QT interval (s); then the PR and QRS
     intervals (s), the QRS axis (degrees) and the heights of P and T (mV), all of :func:`classical_intervals`; then for
-    each lead the logarithm of its standard deviation (mV) and of that part of its power which lies above 20 Hz.
+    each lead that moves the logarithm of its standard deviation (mV) and of that part of its power which lies above
+    20 Hz.
     """
     x_BCT = as_batch(signal)
     rr_B4 = _rr_statistics(peaks, fs)
@@ -294,7 +296,9 @@ def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.n
     spectrum_BCF = torch.fft.rfft(x_BCT - x_BCT.mean(-1, keepdim=True)).abs().square()
     high_F = torch.fft.rfftfreq(x_BCT.shape[-1], 1 / fs, device=x_BCT.device) > 20.0
     share_BC = spectrum_BCF[..., high_F].sum(-1) / spectrum_BCF.sum(-1).clamp_min(1e-12)
-    lead_BK = torch.cat([x_BCT.std(-1).clamp_min(1e-4).log(), share_BC.clamp_min(1e-6).log()], 1).cpu().numpy()
+    silent_BC = x_BCT.amax(-1) - x_BCT.amin(-1) <= ALIVE_MV
+    leads = (x_BCT.std(-1).clamp_min(1e-4).log(), share_BC.clamp_min(1e-6).log())
+    lead_BK = torch.cat([lead_BC.masked_fill(silent_BC, float("nan")) for lead_BC in leads], 1).cpu().numpy()
     scale = np.array([1000.0, 1000.0, 1000.0, 10.0])
     wave = classical_intervals(signal, fs, peaks)
     waves_B3 = np.stack([wave[f"{name}_ms"] / 1000 for name in ("qt", "pr", "qrs")], 1)
@@ -328,22 +332,26 @@ def classical_intervals(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[
     for start in range(0, len(signal), 256):
         part = slice(start, start + 256)
         beats = segment_beats(signal[part], fs, peaks[part], length=length, window=(before, after))
-        rows.append(_delineate(median_beat(beats).cpu().numpy(), rate, before))
+        rr_B = np.array([np.diff(positions).mean() / fs if len(positions) > 1 else np.inf for positions in peaks[part]])
+        rows.append(_delineate(median_beat(beats).cpu().numpy(), rr_B, rate, before))
     table = np.concatenate(rows) if rows else np.empty((0, 6))
     rr_B3 = _rr_statistics(peaks, fs)[:, :3]
     rr_B3[[len(p) < 2 for p in peaks]] = np.nan
     return pd.DataFrame(np.concatenate([rr_B3, table], 1), columns=list(INTERVALS))
 
 
-def _delineate(beat_BCL: np.ndarray, rate: float, before: float) -> np.ndarray:
-    """PR, QRS, QT (ms), QRS axis (degrees), P and T height (mV, root mean square over leads), shape (B, 6)."""
+def _delineate(beat_BCL: np.ndarray, rr_B: np.ndarray, rate: float, before: float) -> np.ndarray:
+    """PR, QRS, QT (ms), QRS axis (degrees), P and T height (mV, root mean square over leads), shape (B, 6).
+
+    T is looked for until the next P may begin, P from the end of the T before it, as the mean RR interval (s) tells.
+    """
 
     def index(seconds: float) -> int:
         return int(round((before + seconds) * rate))
 
     out = np.full((len(beat_BCL), 6), np.nan)
     centre = index(0.0)
-    for b, beat_CL in enumerate(beat_BCL):
+    for b, (beat_CL, rr) in enumerate(zip(beat_BCL, rr_B, strict=True)):
         velocity_L = np.sqrt((np.gradient(beat_CL, axis=1) ** 2).mean(0))
         velocity_L = np.convolve(velocity_L, np.ones(3) / 3, "same")
         if velocity_L.max() < 1e-4:
@@ -357,14 +365,18 @@ def _delineate(beat_BCL: np.ndarray, rate: float, before: float) -> np.ndarray:
         area_C = beat_CL[:, onset : offset + 1].sum(1)
         out[b, 3] = np.degrees(np.arctan2(2 * area_C[5] / np.sqrt(3), area_C[0]))  # aVF and I
 
-        t_from, t_to = offset + int(0.06 * rate), len(magnitude_L)
+        t_from, t_to, t_end = offset + int(0.06 * rate), len(magnitude_L), 0
+        if np.isfinite(rr):
+            qrs_s = onset / rate - before
+            t_to = min(t_to, index(min(qrs_s + LONGEST_QTC_S * np.cbrt(rr), rr + qrs_s - SHORTEST_P_S)))
         if t_to - t_from > 5:
             peak = t_from + int(magnitude_L[t_from:t_to].argmax())
-            below = np.flatnonzero(magnitude_L[peak:] < _foot(magnitude_L[peak:], magnitude_L[peak]))
+            below = np.flatnonzero(magnitude_L[peak:t_to] < _foot(magnitude_L[peak:t_to], magnitude_L[peak]))
             out[b, 5] = magnitude_L[peak]
             if len(below):
                 out[b, 2] = (peak + below[0] - onset) / rate * 1000
-        p_from, p_to = index(-0.34), onset - int(0.02 * rate)
+                t_end = index((peak + below[0]) / rate - before - rr) if np.isfinite(rr) else 0
+        p_from, p_to = max(index(-0.34), t_end), onset - int(0.02 * rate)
         if p_to - p_from > 5:
             peak = p_from + int(magnitude_L[p_from:p_to].argmax())
             below = np.flatnonzero(magnitude_L[:peak] < _foot(magnitude_L[:peak], magnitude_L[peak]))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Chapters that take longest: started first, so that no process idles at the end.
-SLOWEST = ("07_ablation", "05_lora_fusion", "04_periodic_moe", "06_efficiency", "03_zero_shot")
+SLOWEST = ("07_ablation", "05_lora_fusion", "09_enecg", "04_periodic_moe", "06_efficiency", "03_zero_shot")
 
 #: Words in the comment of a parameter that make its value a path, resolved from where the command was given.
 PATH_WORDS = re.compile(r"\b(folder|file|path)\b", re.IGNORECASE)

@@ -1,8 +1,14 @@
-"""What a pass costs: time side by side in one run, operations, and the machine's own bound."""
+"""What a pass costs: time side by side in one run, operations, peak memory, and the machine's own bound."""
 
+import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +29,15 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Time one call, with what it left to do on a GPU."""
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: int = 5) -> pd.DataFrame:
@@ -53,9 +68,7 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
             operations.append(counter.get_total_flops())
         for i in range(rounds):
             for j, run in enumerate(runs.values()):
-                start = time.perf_counter()
-                run()
-                seconds[i, j] = time.perf_counter() - start
+                seconds[i, j] = seconds_of(run)
     median = np.median(seconds, 0)
     return pd.DataFrame(
         {
@@ -66,6 +79,51 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
         },
         index=pd.Index(list(runs), name="run"),
     )
+
+
+def peak_memory(function: Callable[..., object], *arguments: object) -> float:
+    """Peak memory of a fresh process that does nothing but one call, MiB.
+
+    What a process once held it seldom gives back, so that only a new one can tell. The interpreter and the libraries
+    that the call imports count too, as they do for a user. Where the call used a GPU, it is the GPU's memory.
+
+    Parameters
+    ----------
+    function : callable
+        By its name in an installed module, since the new process has to find it.
+    *arguments
+        As JSON holds them.
+
+    Raises
+    ------
+    RuntimeError
+        The call failed; the message ends with what it said.
+    """
+    call = [function.__module__, function.__qualname__, json.dumps(arguments), str(torch.get_num_threads())]
+    code = f"from {__name__} import _tell_peak; _tell_peak()"
+    done = subprocess.run([sys.executable, "-c", code, *call], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{function.__qualname__} failed in its own process: {done.stderr.strip()[-500:]}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def _tell_peak() -> None:
+    """In the new process: call, then print the peak in MiB."""
+    module, name, arguments, threads = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    getattr(import_module(module), name)(*json.loads(arguments))
+    if torch.cuda.is_initialized():
+        print(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux hands the parent's ru_maxrss down to a child; its own high-water mark begins anew
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text("utf-8"), re.MULTILINE)
+        assert found is not None
+        print(int(found[1]) / 2**10)
+    else:
+        import resource
+
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
 def matmul_peak(size: int = 1024, rounds: int = 5) -> float:

@@ -3,25 +3,26 @@
 Predictions are ``{task: array}`` for ALL records of a cohort: regression (records,) in the unit of the label, binary
 (records,) probability of class 1, multiclass (records, classes) probabilities. A task that the cohort has no label for
 is absent. Targets are ``{task: (records,) float32}`` with NaN where the label is missing; such records are left out.
+A run may be a sequence of predictions, one a seed: each metric is then averaged over seeds, resample by resample.
 
-Intervals are percentile bootstraps over PATIENTS (Efron and Tibshirani 1993): all records of a patient come together.
+Metrics and intervals are those of :mod:`ecgmoe.scoring`.
 
 Shape legend: N records with a label, K resamples (the first of them the sample itself), C classes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ecgmoe.datasets import Cohort
 from ecgmoe.paper import Table
+from ecgmoe.scoring import interval, metrics, patient_weights
 from ecgmoe.tasks import TASKS, Task
 
 Predictions = Mapping[str, np.ndarray]
-
-#: A rhythm counts in macro averages from this many evaluated records on; fewer make a class's F1 a matter of chance.
-MIN_CLASS_RECORDS = 10
+Run = Predictions | Sequence[Predictions]  # of one seed, or of several
 
 #: Names of the floors, in the order of the tables.
 ZERO, MEAN, MEDIAN, PEAKS, INTERVALS = (
@@ -32,70 +33,6 @@ ZERO, MEAN, MEDIAN, PEAKS, INTERVALS = (
     "Classical intervals",
 )
 FLOORS = (ZERO, MEAN, MEDIAN, PEAKS, INTERVALS)
-
-
-# --- metrics under resampling ---------------------------------------------------------------------------------------
-
-
-def _weights(patients_N: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
-    """Weights (K, N) of the records: a first row of ones, then how often each resample drew a record's patient."""
-    unique, patient_N = np.unique(patients_N, return_inverse=True)
-    n = len(unique)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
-    return np.concatenate([np.ones((1, len(patients_N))), drawn[:, patient_N]])
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
-
-
-def _auroc(positive_N: np.ndarray, score_N: np.ndarray, w_KN: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve (K,) as the Mann-Whitney statistic, ties counted half."""
-    order = np.argsort(score_N, kind="stable")
-    w_KN, positive_N, score_N = w_KN[:, order], positive_N[order], score_N[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(score_N) > 0])
-    pos_KG = np.add.reduceat(w_KN * positive_N, starts, axis=1)
-    neg_KG = np.add.reduceat(w_KN * ~positive_N, starts, axis=1)
-    below_KG = np.cumsum(neg_KG, axis=1) - neg_KG / 2
-    return _ratio((pos_KG * below_KG).sum(1), pos_KG.sum(1) * neg_KG.sum(1))
-
-
-def metrics(task: Task, target_N: np.ndarray, prediction: np.ndarray, w_KN: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of a task as (K,), headline first."""
-    if task.kind == "regression":
-        error_N = prediction.astype(float) - target_N
-        total_K = w_KN.sum(1)
-        return {"mae": w_KN @ np.abs(error_N) / total_K, "rmse": np.sqrt(w_KN @ error_N**2 / total_K)}
-
-    class_N = target_N.astype(int)
-    if task.kind == "binary":
-        named_N, score_NC = (prediction > 0.5).astype(int), np.stack([1 - prediction, prediction], 1)
-        counted = [0, 1]
-    else:
-        named_N, score_NC = prediction.argmax(1), prediction
-        records_C = np.bincount(class_N, minlength=len(task.classes))
-        counted = np.flatnonzero(records_C >= MIN_CLASS_RECORDS).tolist() or np.flatnonzero(records_C).tolist()
-    true_NC = class_N[:, None] == counted
-    named_NC = named_N[:, None] == counted
-    hits_KC, true_KC, named_KC = w_KN @ (true_NC & named_NC), w_KN @ true_NC, w_KN @ named_NC
-    f1_KC = np.nan_to_num(_ratio(2 * hits_KC, true_KC + named_KC))
-    recall_KC = _ratio(hits_KC, true_KC)
-    auroc_classes = [1] if task.kind == "binary" else counted
-    auroc_KC = np.stack([_auroc(class_N == c, score_NC[:, c], w_KN) for c in auroc_classes], 1)
-    values = {
-        "macro_f1": f1_KC.mean(1),
-        "accuracy": w_KN @ (class_N == named_N) / w_KN.sum(1),
-        "balanced_accuracy": _mean_known(recall_KC),
-        "auroc": _mean_known(auroc_KC),
-    }
-    return {task.metric: values.pop(task.metric)} | values
-
-
-def _mean_known(values_KC: np.ndarray) -> np.ndarray:
-    """Mean over the classes that are not NaN; NaN where none is."""
-    known_KC = np.isfinite(values_KC)
-    return _ratio(np.where(known_KC, values_KC, 0.0).sum(1), known_KC.sum(1))
 
 
 def _checked(task: Task, prediction: np.ndarray, labelled: np.ndarray) -> np.ndarray:
@@ -111,15 +48,6 @@ def _checked(task: Task, prediction: np.ndarray, labelled: np.ndarray) -> np.nda
     return prediction
 
 
-def _interval(values_K: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the resamples (all but the first value)."""
-    resampled = values_K[1:][np.isfinite(values_K[1:])]
-    if not len(resampled):
-        return float("nan"), float("nan")
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def has_label(targets: Mapping[str, np.ndarray], name: str, where: np.ndarray | None = None) -> np.ndarray:
     """Mask the records with a label of a task (among ``where``); raises ValueError if there is none."""
     labelled = np.isfinite(targets[name]) if where is None else np.isfinite(targets[name]) & where
@@ -128,19 +56,71 @@ def has_label(targets: Mapping[str, np.ndarray], name: str, where: np.ndarray | 
     return np.asarray(labelled)
 
 
+class Sample(NamedTuple):
+    """The labelled records of one task, what each run says of them, and how often each resample drew them."""
+
+    task: Task
+    target_N: np.ndarray
+    predictions: list[np.ndarray]  #: one a run, (N,) or (N, C)
+    w_KN: np.ndarray  #: as :func:`ecgmoe.scoring.patient_weights` gives it
+    labelled: np.ndarray  #: which of the records these are
+
+    def metrics(self, headline: bool = False) -> list[dict[str, np.ndarray]]:
+        """Every metric, or the headline alone, by run; (K,) each."""
+        return [metrics(self.task, self.target_N, found, self.w_KN, headline) for found in self.predictions]
+
+
+def samples(
+    runs: Sequence[Predictions], targets: Mapping[str, np.ndarray], patients: np.ndarray, n_boot: int, seed: int
+) -> Iterator[Sample]:
+    """Labelled records of each task that all runs predict, with the same resamples of patients for all runs."""
+    for name, task in TASKS.items():
+        if name in targets and all(name in run for run in runs):
+            labelled = has_label(targets, name)
+            found = [_checked(task, run[name], labelled) for run in runs]
+            w_KN = patient_weights(np.asarray(patients)[labelled], n_boot, seed)
+            yield Sample(task, targets[name][labelled], found, w_KN, labelled)
+
+
+def seeds_of(run: Run) -> list[Predictions]:
+    """Predictions of each seed of a run."""
+    return [run] if isinstance(run, Mapping) else list(run)
+
+
+class Part(NamedTuple):
+    """Records of one split of a cohort."""
+
+    rows: np.ndarray  #: mask of the cohort's records
+    targets: dict[str, np.ndarray]
+    patients: np.ndarray
+
+    def take(self, run: Run) -> list[Predictions]:
+        """What each seed of a run says of these records."""
+        return [{task: np.asarray(values)[self.rows] for task, values in seed.items()} for seed in seeds_of(run)]
+
+
+def part_of(cohort: Cohort, split: str) -> Part:
+    """Records of one split, their labels and patients."""
+    rows = cohort.split == split
+    targets = {name: values[rows] for name, values in cohort.targets().items()}
+    return Part(rows, targets, cohort.table["patient_id"].to_numpy()[rows])
+
+
 def evaluate(
-    predictions: Predictions,
+    predictions: Run,
     targets: Mapping[str, np.ndarray],
     patients: np.ndarray,
     *,
     n_boot: int = 1000,
     seed: int = 0,
+    headline: bool = False,
 ) -> pd.DataFrame:
-    """Every metric of every predicted task, with a 95 % interval over patients.
+    """Every metric (or the headline alone) of every predicted task, with a 95 % interval over patients.
 
     Parameters
     ----------
-    predictions, targets : mapping of str to ndarray
+    predictions : mapping of str to ndarray, or sequence of them, one a seed
+    targets : mapping of str to ndarray
         For the records to score, in the same order. See the head of this module.
     patients : ndarray of shape (records,)
         Patient of each record.
@@ -155,7 +135,8 @@ def evaluate(
 
     Notes
     -----
-    Macro averages of a multiclass task run over the classes with at least :data:`MIN_CLASS_RECORDS` records.
+    Macro averages of a multiclass task run over the classes with at least
+    :data:`ecgmoe.scoring.MIN_CLASS_RECORDS` records.
     A binary probability above 0.5 names class 1.
 
     Raises
@@ -164,38 +145,31 @@ def evaluate(
         If shapes do not fit, a prediction is not finite, or a task has no label.
     """
     rows = []
-    for name, task in TASKS.items():
-        if name not in predictions or name not in targets:
-            continue
-        labelled = has_label(targets, name)
-        values = metrics(
-            task,
-            targets[name][labelled],
-            _checked(task, predictions[name], labelled),
-            _weights(np.asarray(patients)[labelled], n_boot, seed),
-        )
-        rows += [(name, metric, float(v_K[0]), *_interval(v_K), int(labelled.sum())) for metric, v_K in values.items()]
+    for sample in samples(seeds_of(predictions), targets, patients, n_boot, seed):
+        by_seed = sample.metrics(headline)
+        for metric in by_seed[0]:
+            value_K = np.mean([values[metric] for values in by_seed], axis=0)
+            rows.append((sample.task.name, metric, float(value_K[0]), *interval(value_K), len(sample.target_N)))
     return pd.DataFrame(rows, columns=["task", "metric", "value", "low", "high", "n"])
 
 
 def evaluate_cohort(
-    predictions: Predictions, cohort: Cohort, *, split: str = "test", n_boot: int = 1000, seed: int = 0
+    predictions: Run,
+    cohort: Cohort,
+    *,
+    split: str = "test",
+    n_boot: int = 1000,
+    seed: int = 0,
+    headline: bool = False,
 ) -> pd.DataFrame:
     """:func:`evaluate` on one split of a cohort, from predictions for all its records."""
-    rows = cohort.split == split
-    targets = cohort.targets()
-    return evaluate(
-        {name: np.asarray(values)[rows] for name, values in predictions.items() if name in targets},
-        {name: values[rows] for name, values in targets.items()},
-        cohort.table["patient_id"].to_numpy()[rows],
-        n_boot=n_boot,
-        seed=seed,
-    )
+    part = part_of(cohort, split)
+    return evaluate(part.take(predictions), part.targets, part.patients, n_boot=n_boot, seed=seed, headline=headline)
 
 
 def paired_difference(
-    predictions_a: Predictions,
-    predictions_b: Predictions,
+    predictions_a: Run,
+    predictions_b: Run,
     targets: Mapping[str, np.ndarray],
     patients: np.ndarray,
     *,
@@ -206,7 +180,7 @@ def paired_difference(
 
     Parameters
     ----------
-    predictions_a, predictions_b : mapping of str to ndarray
+    predictions_a, predictions_b : mapping of str to ndarray, or sequence of them, one a seed
         Tasks that both hold are compared.
     targets, patients, n_boot, seed
         As in :func:`evaluate`.
@@ -218,20 +192,18 @@ def paired_difference(
         ``better`` is ``"a"``, ``"b"``, or ``"neither"`` where the interval holds 0.
     """
     rows = []
-    for name, task in TASKS.items():
-        if name not in predictions_a or name not in predictions_b or name not in targets:
-            continue
-        labelled = has_label(targets, name)
-        w_KN = _weights(np.asarray(patients)[labelled], n_boot, seed)
-        a_K, b_K = (
-            metrics(task, targets[name][labelled], _checked(task, predictions[name], labelled), w_KN)[task.metric]
-            for predictions in (predictions_a, predictions_b)
-        )
+    runs_a, runs_b = seeds_of(predictions_a), seeds_of(predictions_b)
+    for sample in samples([*runs_a, *runs_b], targets, patients, n_boot, seed):
+        task = sample.task
+        by_run = [values[task.metric] for values in sample.metrics(headline=True)]
+        a_K, b_K = np.mean(by_run[: len(runs_a)], axis=0), np.mean(by_run[len(runs_a) :], axis=0)
         difference_K = a_K - b_K
-        low, high = _interval(difference_K)
+        low, high = interval(difference_K)
         tails = [(1 + np.sum(side)) / (n_boot + 1) for side in (difference_K[1:] <= 0, difference_K[1:] >= 0)]
         better = "neither" if low <= 0 <= high else "a" if (low > 0) == task.higher_is_better else "b"
-        rows.append((name, task.metric, a_K[0], b_K[0], difference_K[0], low, high, min(1.0, 2 * min(tails)), better))
+        rows.append(
+            (task.name, task.metric, a_K[0], b_K[0], difference_K[0], low, high, min(1.0, 2 * min(tails)), better)
+        )
     columns = ["task", "metric", "a", "b", "difference", "low", "high", "p", "better"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -246,7 +218,7 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def compare(
-    runs: Mapping[str, Predictions],
+    runs: Mapping[str, Run],
     model: str,
     cohort: Cohort,
     *,
@@ -260,7 +232,7 @@ def compare(
 
     Parameters
     ----------
-    runs : mapping of str to predictions
+    runs : mapping of str to predictions, or to sequences of them, one a seed
     model : str
         Key of ``runs``.
     cohort : Cohort
@@ -272,12 +244,12 @@ def compare(
     DataFrame
         Columns ``task, baseline, metric, model_value, baseline_value, difference, low, high, p, p_holm, better``.
     """
-    rows = cohort.split == "test"
-    targets = {name: values[rows] for name, values in cohort.targets().items()}
-    patients = cohort.table["patient_id"].to_numpy()[rows]
-    here = {name: {t: np.asarray(v)[rows] for t, v in run.items()} for name, run in runs.items()}
+    part = part_of(cohort, "test")
+    here = {name: part.take(run) for name, run in runs.items()}
     parts = [
-        paired_difference(here[model], here[name], targets, patients, n_boot=n_boot, seed=seed).assign(baseline=name)
+        paired_difference(here[model], here[name], part.targets, part.patients, n_boot=n_boot, seed=seed).assign(
+            baseline=name
+        )
         for name in (tuple(baselines) or [name for name in runs if name != model])
     ]
     if not parts:
@@ -298,7 +270,7 @@ def _adjusted(pairs: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_best(
-    runs: Mapping[str, Predictions], model: str, cohort: Cohort, *, n_boot: int = 2000, seed: int = 0
+    runs: Mapping[str, Run], model: str, cohort: Cohort, *, n_boot: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
     """Compare a model, task by task, with that other run which is best on the validation fold.
 
@@ -310,14 +282,14 @@ def against_best(
     others = {name: run for name, run in runs.items() if name != model}
     parts = [
         compare(
-            {model: {task: runs[model][task]}, name: {task: others[name][task]}},
+            {run: [{task: seed[task]} for seed in seeds_of(runs[run])] for run in (model, name)},
             model,
             cohort,
             n_boot=n_boot,
             seed=seed,
         )
         for task, name in best_on_validation(others, cohort).items()
-        if task in runs[model]
+        if task in seeds_of(runs[model])[0]
     ]
     table = pd.concat(parts, ignore_index=True)
     sign = np.array([1 if TASKS[name].higher_is_better else -1 for name in table["task"]])
@@ -341,34 +313,37 @@ def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
     )
 
 
-def best_on_validation(runs: Mapping[str, Predictions], cohort: Cohort) -> dict[str, str]:
+def best_on_validation(runs: Mapping[str, Run], cohort: Cohort) -> dict[str, str]:
     """Name of the run with the best headline metric on the validation fold, by task."""
-    scores = pd.concat(
-        [evaluate_cohort(run, cohort, split="validation", n_boot=0).assign(model=name) for name, run in runs.items()]
-    )
+    scores = score_table(runs, cohort, split="validation", n_boot=0)
     chosen = {}
     for name, task in cohort.tasks.items():
-        own = scores[(scores["task"] == name) & (scores["metric"] == task.metric)].set_index("model")["value"]
+        own = scores[scores["task"] == name].set_index("model")["value"]
         if len(own):
             chosen[name] = str(own.idxmax() if task.higher_is_better else own.idxmin())
     return chosen
 
 
 def score_table(
-    runs: Mapping[str, Predictions], cohort: Cohort, *, n_boot: int = 1000, seed: int = 0, split: str = "test"
+    runs: Mapping[str, Run],
+    cohort: Cohort,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    split: str = "test",
+    headline: bool = True,
 ) -> pd.DataFrame:
-    """Headline metric of every model and task, with a 95 % interval over patients.
+    """Headline metric (or every metric) of every model and task, with a 95 % interval over patients.
 
     Returns
     -------
     DataFrame
-        A row a model and task; columns ``model, task, metric, value, low, high, n``.
+        A row a model, task and metric; columns ``model, task, metric, value, low, high, n``.
     """
     parts = []
     for model, predictions in runs.items():
-        scores = evaluate_cohort(predictions, cohort, split=split, n_boot=n_boot, seed=seed)
-        headline = [TASKS[name].metric == metric for name, metric in zip(scores["task"], scores["metric"], strict=True)]
-        parts.append(scores[headline].assign(model=model))
+        scores = evaluate_cohort(predictions, cohort, split=split, n_boot=n_boot, seed=seed, headline=headline)
+        parts.append(scores.assign(model=model))
     columns = ["model", "task", "metric", "value", "low", "high", "n"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 

@@ -4,15 +4,17 @@ Shape legend: B records, M backbones, P projected width, D width, K tasks, A sig
 O outputs of a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from ecgmoe import moe, variants
+from ecgmoe import backbones, linear, moe, routing, variants
+from ecgmoe.backbones import Backbone, lora
 from ecgmoe.beats import N_RR_CHARACTERISTICS
 from ecgmoe.features import Inputs
 from ecgmoe.multitask import MultiTask, Output, PeriodicOutput, Standardise
@@ -23,8 +25,12 @@ _CHOICES = {
     "periodic": ("experts", *variants.RIVALS, "none"),
     "fusion": ("concat", "sum"),
     "characteristics": ("all", "no_rr", "none"),
-    "lora": ("fusion", "none"),
+    "lora": ("none", "fusion", "backbone", "both", "full"),
+    "preset": backbones.PRESETS,
 }
+
+#: Placements of LoRA that change backbones, so that these run in the training loop instead of being cached.
+IN_LOOP = ("backbone", "both", "full")
 
 
 @dataclass(frozen=True)
@@ -38,28 +44,66 @@ class ECGMoEConfig:
     fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
     # What gates and heads see of the signal characteristics; no_rr hides RR intervals, from the rhythm experts too.
     characteristics: Literal["all", "no_rr", "none"] = "all"
-    lora: Literal["fusion", "none"] = "none"  # fusion: its layers stay at their random start, LoRA learns beside them
+    # What is trained. none: the fusion in full, backbones frozen. fusion: its layers stay at their random start, LoRA
+    # learns beside them. backbone: the fusion in full, and LoRA in the attention of backbones. both: LoRA in fusion and
+    # backbones. full: everything.
+    lora: Literal["none", "fusion", "backbone", "both", "full"] = "none"
     lora_rank: int = 8
     lora_alpha: int = 32
+    top_k: int = 0  # backbones that run a record, chosen by a router from its raw signal; 0: all, weighed by a gate
+    preset: str = "compact"  # size and weights of the backbones that features come from
     width: int = 64
+    n_components: int = 64  # of each backbone's features, as many as are kept at most
     d_task: int = 16
     n_leads: int = 12
     beat_length: int = 64  # of the windows of a rival, which sees sixteen of them
-    dropout: float = 0.1
+    dropout: float = 0.3  # of the components of features, and of the fused features
 
     def __post_init__(self) -> None:
+        # JSON has lists, and may sort: tasks and backbones come in one order.
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        order = {name: k for k, name in enumerate(backbones.NAMES)}
+        widths = sorted(self.d_features.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
+        object.__setattr__(self, "d_features", dict(widths))
         if not self.d_features and self.periodic == "none":
             raise ValueError("nothing to learn from: give backbones in d_features, or a periodic path")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known are {', '.join(known)}")
+        if not 0 <= self.top_k <= len(self.d_features):
+            raise ValueError(f"top_k = {self.top_k}; must be from 0 (all) to the number of backbones")
 
 
-def _standardise(scales: nn.ModuleDict, name: str) -> Standardise:
-    return cast(Standardise, scales[name])
+_CARD = """---
+{{ card_data }}
+---
+
+# ECG-MoE
+
+A mixture of experts over five backbones and the beats of a 12-lead electrocardiogram (ten seconds, mV), trained by
+`ecgmoe`, the reproducible companion of arXiv 2603.04589. It answers up to five tasks: mean RR interval, age, sex,
+abnormal potassium and rhythm. `config.json` names tasks, backbones, and the preset that features come from.
+
+```python
+from ecgmoe.fusion import ECGMoE
+
+model = ECGMoE.from_pretrained("this folder, or a name on the hub")
+```
+
+For research. It is no medical device, and was not tested as one. Where it was trained on simulated hearts, nothing
+follows for real ones. Backbones that stay frozen are not part of the file.
+"""
 
 
-class ECGMoE(MultiTask):
+class ECGMoE(
+    MultiTask,
+    PyTorchModelHubMixin,
+    library_name="ecgmoe",
+    license="mit",
+    paper_url="https://arxiv.org/abs/2603.04589",
+    tags=["electrocardiogram", "mixture-of-experts"],
+    model_card_template=_CARD,
+):
     """The whole model over cached backbone features.
 
     Equation 2 projects each backbone's features and concatenates them, weighted by a gate a task. Equation 4 weighs
@@ -69,16 +113,20 @@ class ECGMoE(MultiTask):
     at the linear solution of least absolute error for regressions (:meth:`fit_scales`).
     """
 
-    def __init__(self, config: ECGMoEConfig):
+    def __init__(self, config: ECGMoEConfig, networks: Mapping[str, Backbone] | None = None):
         super().__init__(config.tasks)
         self.config = c = config
-        self.sees_signal = c.periodic in variants.RIVALS
+        self.networks = self._in_loop(networks or {})
+        self.sees_signal = c.periodic in variants.RIVALS or c.top_k > 0 or len(self.networks) > 0
         K, names = len(c.tasks), list(c.d_features)
         self.task = nn.Embedding(K, c.d_task)
         self.scale_characteristics = Standardise(c.n_characteristics)
-        self.scale_features = nn.ModuleDict({name: Standardise(width) for name, width in c.d_features.items()})
-        self.project = nn.ModuleDict({name: nn.Linear(width, c.width // 2) for name, width in c.d_features.items()})
-        self.backbone_gate = moe.TaskGate(c.n_characteristics, c.d_task, len(names)) if names else None
+        components = {name: linear.Components(width, c.n_components) for name, width in c.d_features.items()}
+        self.components = nn.ModuleDict(components)
+        self.project = nn.ModuleDict({name: nn.Linear(own.width, c.width // 2) for name, own in components.items()})
+        gated = bool(names) and not c.top_k
+        self.backbone_gate = moe.TaskGate(c.n_characteristics, c.d_task, len(names)) if gated else None
+        self.router = routing.Router(c.n_leads, c.n_characteristics, c.d_task, len(names), c.top_k) if c.top_k else None
         self.from_backbones = nn.Linear(len(names) * (c.width // 2), c.width) if names else None
         self.periodic: nn.Module | None = None
         if c.periodic == "experts":
@@ -91,26 +139,43 @@ class ECGMoE(MultiTask):
         two_paths = bool(names) and self.periodic is not None
         self.path_gate = moe.TaskGate(c.n_characteristics, c.d_task, 2) if two_paths else None
         d_fused = 2 * c.width if two_paths and c.fusion == "concat" else c.width
+        self.drop = nn.Dropout(c.dropout)
         self.fuse = nn.Linear(d_fused, 2 * c.width)
         self.after = nn.Sequential(nn.LayerNorm(2 * c.width), nn.GELU(), nn.Dropout(c.dropout))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * c.width, TASKS[name].n_outputs) for name in c.tasks})
-        self.shortcut = nn.ModuleDict({name: nn.Linear(c.n_characteristics, TASKS[name].n_outputs) for name in c.tasks})
-        for start in self.shortcut.parameters():
+        n_short = c.n_characteristics + sum(own.width for own in components.values())
+        self.shortcut = nn.ModuleDict({name: nn.Linear(n_short, TASKS[name].n_outputs) for name in c.tasks})
+        for start in (*self.heads.parameters(), *self.shortcut.parameters()):
             nn.init.zeros_(start)
-        if c.lora == "fusion":
+        self.line = nn.ModuleDict({name: linear.Line(c.n_characteristics) for name in self.scale_target})
+        if c.lora in ("fusion", "both"):
             self._add_lora()
+
+    def _in_loop(self, networks: Mapping[str, Backbone]) -> nn.ModuleDict:
+        """Backbones that are trained; where none are given they start from random weights, until a state is loaded."""
+        c = self.config
+        if c.lora not in IN_LOOP:
+            return nn.ModuleDict()
+        names = [name for name in c.d_features if c.lora == "full" or backbones.kind_of(name).lora_targets]
+        random = f"{backbones.size_of(c.preset)}-random"
+        kept = {name: networks[name] if name in networks else backbones.build(name, random) for name in names}
+        if c.lora != "full":
+            for network in kept.values():
+                lora.add(network, c.lora_rank, c.lora_alpha)
+        return nn.ModuleDict(kept)
 
     def _add_lora(self) -> None:
         """Freeze the fusion's linear maps and learn a low-rank change of each (Hu et al. 2021), by peft."""
-        lora = LoraConfig(
+        adapters = LoraConfig(
             r=self.config.lora_rank,
             lora_alpha=self.config.lora_alpha,
             lora_dropout=0.05,
             target_modules=r"project\..+|from_backbones|fuse",
         )
-        inject_adapter_in_model(lora, self)
+        inject_adapter_in_model(adapters, self)
         for name, parameter in self.named_parameters():
-            parameter.requires_grad = ".base_layer." not in name
+            if not name.startswith("networks."):
+                parameter.requires_grad = ".base_layer." not in name
 
     @torch.no_grad()
     def fit_scales(self, inputs: Inputs, targets: Mapping[str, Tensor]) -> None:
@@ -121,21 +186,32 @@ class ECGMoE(MultiTask):
         """
         super().fit_scales(inputs, targets)
         self.scale_characteristics.fit(inputs.characteristics_BA)
-        for name in self.scale_features:
-            _standardise(self.scale_features, name).fit(inputs.features[name])
         x_BA = self.characteristics(inputs)
         for name in self.scale_target:
-            scale = self.target_scale(name)
-            known_B = torch.isfinite(targets[name])
-            if not known_B.any():
-                continue
-            x_XA, y_X1 = x_BA[known_B].double(), scale(targets[name][known_B][:, None]).double()
-            penalty_AA = 1e-4 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
-            weight_X1 = torch.ones_like(y_X1)
-            for _ in range(20):  # iteratively reweighted least squares: unreadable records must not bend the line
-                solution_A1 = torch.linalg.solve(x_XA.T @ (weight_X1 * x_XA) + penalty_AA, x_XA.T @ (weight_X1 * y_X1))
-                weight_X1 = 1 / (y_X1 - x_XA @ solution_A1).abs().clamp_min(1e-2)
-            cast(nn.Linear, self.shortcut[name]).weight.copy_(solution_A1.T)
+            self._line(name).fit(x_BA, self.target_scale(name)(targets[name][:, None])[:, 0], targets[name].isfinite())
+        columns = [self._columns(name, targets[name]) for name in self.tasks]
+        worth = {}
+        for name, own in self._components():
+            own.fit(inputs.features[name])
+            worth[name] = linear.signal_to_noise(own(inputs.features[name]), columns)
+        for name, own in self._components():
+            own.scale.mul_(worth[name] / max(worth.values()))
+
+    def _line(self, name: str) -> linear.Line:
+        return cast(linear.Line, self.line[name])
+
+    def _components(self) -> list[tuple[str, linear.Components]]:
+        return [(name, cast(linear.Components, own)) for name, own in self.components.items()]
+
+    def _columns(self, name: str, target_B: Tensor) -> Tensor:
+        """A task's targets as columns (B, O): the standardised value, or one column a class; NaN where missing."""
+        known_B1 = target_B.isfinite()[:, None]
+        task = TASKS[name]
+        if task.kind == "regression":
+            columns_BO = self.target_scale(name)(target_B[:, None])
+        else:
+            columns_BO = nn.functional.one_hot(target_B.nan_to_num(0.0).long(), max(2, task.n_outputs)).to(target_B)
+        return columns_BO.masked_fill(~known_B1, float("nan"))
 
     def characteristics(self, inputs: Inputs) -> Tensor:
         """Standardised signal characteristics (B, A); what the model may not see of them is zero."""
@@ -143,20 +219,68 @@ class ECGMoE(MultiTask):
         hidden = {"all": 0, "no_rr": N_RR_CHARACTERISTICS, "none": x_BA.shape[1]}[self.config.characteristics]
         return torch.cat([torch.zeros_like(x_BA[:, :hidden]), x_BA[:, hidden:]], 1)
 
-    def forward(self, inputs: Inputs) -> Output:
-        """Predict every task for a batch of records; heads give logits, regressions standardised values."""
+    def features(self, name: str, inputs: Inputs, choice: routing.Choice | None = None) -> Tensor:
+        """Features (B, D) of a backbone (eq. 1): computed where it is trained, else those of ``inputs``."""
+        if name not in self.networks:
+            return inputs.features[name]
+        network = cast(Backbone, self.networks[name])
+        if choice is None:
+            return network.features(inputs.signal_BCT, inputs.fs)
+        chosen_B = choice.chosen_BM[:, list(self.config.d_features).index(name)]
+        return routing.chosen_features(network, inputs.signal_BCT, inputs.fs, chosen_B)
+
+    def _embedded(self, tasks: Sequence[str]) -> Tensor:
+        """Embeddings of the requested tasks, (K, d_task)."""
+        if unknown := [name for name in tasks if name not in self.tasks]:
+            raise ValueError(f"this model does not answer {', '.join(unknown)}; it knows {', '.join(self.tasks)}")
+        return self.task.weight[[self.tasks.index(name) for name in tasks]]
+
+    def choose(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> routing.Choice | None:
+        """Which backbones each record needs for the requested tasks, all by default; None where all run.
+
+        Backbone features are not looked at: ``inputs`` may come without them.
+        """
+        if self.router is None:
+            return None
+        return self.router(inputs, self.characteristics(inputs), self._embedded(tasks or self.tasks))
+
+    def forward(
+        self, inputs: Inputs, tasks: Sequence[str] | None = None, choice: routing.Choice | None = None
+    ) -> Output:
+        """Predict tasks for a batch of records; heads give logits, regressions standardised values.
+
+        Parameters
+        ----------
+        inputs : Inputs
+            Features of backbones that are not chosen are not looked at, but have to be finite.
+        tasks : sequence of str, optional
+            Requested tasks, all by default.
+        choice : Choice, optional
+            What :meth:`choose` found for the same records and tasks, where it was asked before.
+        """
         c = self.config
+        tasks = tasks or self.tasks
         x_BA = self.characteristics(inputs)
-        task_KD = self.task.weight
+        task_KD = self._embedded(tasks)
+        choice = choice or self.choose(inputs, tasks)
         B, K = len(x_BA), len(task_KD)
         paths: list[Tensor] = []
+        short = [x_BA[:, None].expand(B, K, -1)]
         backbone_gate_BKM = x_BA.new_zeros(B, K, 0)
-        if self.backbone_gate is not None and self.from_backbones is not None:
-            projected = [self.project[name](self.scale_features[name](inputs.features[name])) for name in c.d_features]
+        if self.from_backbones is not None:
+            reduced = [self.drop(own(self.features(name, inputs, choice))) for name, own in self._components()]
+            projected = [self.project[name](x_BP) for name, x_BP in zip(c.d_features, reduced, strict=True)]
             projected_BMP = torch.stack(projected, 1)
-            backbone_gate_BKM = self.backbone_gate(x_BA, task_KD)
-            weighted_BKMP = projected_BMP[:, None] * backbone_gate_BKM[..., None] * len(projected)
-            paths.append(self.from_backbones(weighted_BKMP.flatten(2)))
+            n_run = len(projected)
+            if choice is not None:
+                backbone_gate_BKM, n_run = choice.weight_BKM, c.top_k
+            elif self.backbone_gate is not None:
+                backbone_gate_BKM = self.backbone_gate(x_BA, task_KD)
+            gain_BKM = backbone_gate_BKM * n_run
+            paths.append(self.from_backbones((projected_BMP[:, None] * gain_BKM[..., None]).flatten(2)))
+            if choice is None:  # the gate weighs what is fused alone
+                gain_BKM = torch.ones_like(gain_BKM)
+            short.extend(x_BP[:, None] * gain_BKM[..., m : m + 1] for m, x_BP in enumerate(reduced))
         periodic: PeriodicOutput | None = None
         if self.periodic is not None:
             periodic = self.periodic(inputs, x_BA, task_KD)
@@ -169,5 +293,11 @@ class ECGMoE(MultiTask):
             paths = [2 * path_gate_BK2[..., i : i + 1] * path_BKD for i, path_BKD in enumerate(paths)]
         fused_BKD = torch.cat(paths, -1) if c.fusion == "concat" else torch.stack(paths).sum(0)
         fused_BKD = self.after(self.fuse(fused_BKD))
-        logits = {name: self.heads[name](fused_BKD[:, k]) + self.shortcut[name](x_BA) for k, name in enumerate(c.tasks)}
-        return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast)
+        short_BKX = torch.cat(short, -1)
+        logits = {}
+        for k, name in enumerate(tasks):
+            logits[name] = self.heads[name](fused_BKD[:, k]) + self.shortcut[name](short_BKX[:, k])
+            if name in self.line:
+                logits[name] = self.line[name](x_BA, logits[name])
+        balance = None if choice is None else choice.balance
+        return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast, balance)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import backbones, baselines, cache, evaluation, features, results
+from ecgmoe import backbones, baselines, cache, evaluation, features, results, scoring
 from ecgmoe.backbones import published
 from ecgmoe.datasets import Cohort
 from ecgmoe.evaluation import Predictions
@@ -181,7 +181,7 @@ def _probed(features: np.ndarray, cohort: Cohort, names: Sequence[str]) -> dict[
         "labels": cache.digest(*(targets[name] for name in names)),
         "parts": cache.digest(cohort.split.astype(bytes)),
         "tasks": list(names),
-        "code": cache.source_digest(baselines.__file__, evaluation.__file__),
+        "code": cache.source_digest(baselines.__file__, evaluation.__file__, scoring.__file__),
         "scikit-learn": results.version_of("scikit-learn"),
     }
     return cache.cached("probes", key, lambda: baselines.linear_probes({"": features}, cohort, names)[""])

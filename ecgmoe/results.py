@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from ecgmoe.datasets import Cohort
 
 #: Packages whose version can change a number.
-PACKAGES = ("ecgmoe", "numpy", "scipy", "pandas", "scikit-learn", "torch", "transformers", "peft", "momentfm", "wfdb")
+PACKAGES = (
+    "ecgmoe",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "torch",
+    "accelerate",
+    "transformers",
+    "peft",
+    "momentfm",
+    "wfdb",
+)
 
 #: A number with its spread or interval; such a cell is not broken over lines.
 _FIGURE = re.compile(r"[-−+]?[\d.,]+ (± [\d.,]+|\[.*\])")

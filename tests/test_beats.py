@@ -320,7 +320,21 @@ def test_characteristics_tell_rate_and_irregularity():
         beats.classical_intervals(np.concatenate([calm, wild]), FS, [at_calm, at_wild])["qt_ms"].to_numpy(), rel=1e-5
     )
     flat = beats.characteristics(np.zeros((1, 12, 2500)), FS, [np.empty(0)])
-    assert np.isnan(flat[0, 5:11]).all() and np.isfinite(np.delete(flat, range(5, 11))).all()
+    assert np.isnan(flat[0, 5:]).all() and np.isfinite(flat[0, :5]).all()
+    silent = np.concatenate([calm, wild])
+    silent[:, 3] = 0.2
+    one_less = beats.characteristics(silent, FS, [at_calm, at_wild])
+    assert np.isnan(one_less[:, [14, 26]]).all() and np.isnan(one_less).sum() == 4
+
+
+def test_waves_of_a_fast_heart_are_its_own():
+    """At 109 beats a minute the T wave before lies where a slow heart has its P."""
+    signal, truth = ecg([0.55] * 30)
+    fast = beats.classical_intervals(signal, FS, [truth]).iloc[0]
+    signal, truth = ecg([0.8] * 20)
+    slow = beats.classical_intervals(signal, FS, [truth]).iloc[0]
+    assert not fast["pr_ms"] > slow["pr_ms"] + 40
+    assert fast["qt_ms"] == pytest.approx(slow["qt_ms"], abs=60)
 
 
 def test_classical_intervals_are_those_of_the_waves():

@@ -1,5 +1,8 @@
 """Measurements: counts are exact, ratios are ratios, and the paper's real-time figure is arithmetic."""
 
+import time
+
+import numpy as np
 import pytest
 import torch
 
@@ -40,3 +43,21 @@ def test_threads_are_restored() -> None:
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_a_call_is_timed_whole() -> None:
+    assert 0.02 <= efficiency.seconds_of(lambda: time.sleep(0.02)) < 2
+
+
+def test_peak_memory_is_that_of_the_call_alone() -> None:
+    """What this process holds, or what the call gave back in the end, neither hides nor adds anything."""
+    held = np.ones(2**27)  # 1,024 MiB here, nothing there
+    few, many = (efficiency.peak_memory(np.ones, mebibytes * 2**17) for mebibytes in (1, 200))
+    assert many - few == pytest.approx(199, abs=8)
+    assert few < held.nbytes / 2**20
+
+
+def test_a_failing_call_says_why() -> None:
+    with pytest.raises(RuntimeError, match="ones failed in its own process") as raised:
+        efficiency.peak_memory(np.ones, "many")
+    assert "TypeError" in str(raised.value)

@@ -6,6 +6,7 @@ from sklearn import metrics as sk
 from ecgmoe import baselines, paper
 from ecgmoe import evaluation as ev
 from ecgmoe.datasets import Card, Cohort
+from ecgmoe.scoring import MIN_CLASS_RECORDS, metrics, patient_weights
 from ecgmoe.tasks import RHYTHMS, TASKS
 
 
@@ -76,7 +77,7 @@ def test_metrics_equal_scikit_learn(data):
         assert value[name, "auroc"] == pytest.approx(sk.roc_auc_score(y, p))
     known = np.isfinite(targets["rhythm"])
     y, p = targets["rhythm"][known].astype(int), predictions["rhythm"][known]
-    counted = [c for c in range(len(RHYTHMS)) if (y == c).sum() >= ev.MIN_CLASS_RECORDS]
+    counted = [c for c in range(len(RHYTHMS)) if (y == c).sum() >= MIN_CLASS_RECORDS]
     f1 = sk.f1_score(y, p.argmax(1), labels=counted, average="macro")
     assert value["rhythm", "macro_f1"] == pytest.approx(f1)
     assert value["rhythm", "accuracy"] == pytest.approx((y == p.argmax(1)).mean())
@@ -96,11 +97,11 @@ def test_resampled_metrics_equal_resampled_records(data):
     patients = cohort.table["patient_id"].to_numpy()
     for name, task in TASKS.items():
         known = np.isfinite(targets[name])
-        w = ev._weights(patients[known], 1, seed=3)
+        w = patient_weights(patients[known], 1, seed=3)
         repeated = np.repeat(np.arange(known.sum()), w[1].astype(int))
         y, p = targets[name][known], predictions[name][known]
-        resampled = ev.metrics(task, y, p, w)
-        again = ev.metrics(task, y[repeated], p[repeated], np.ones((1, len(repeated))))
+        resampled = metrics(task, y, p, w)
+        again = metrics(task, y[repeated], p[repeated], np.ones((1, len(repeated))))
         for metric, values in resampled.items():
             assert values[1] == pytest.approx(again[metric][0]), (name, metric)
 
@@ -233,6 +234,19 @@ def test_score_table_and_paper_table(data):
     assert ev.score_table({}, cohort).empty
     no_spread = ev.paper_table(scores, paper.TABLE_3, tasks=["sex"])
     assert no_spread[no_spread["Model"] == "ECG-MoE"].iloc[0]["Paper"] == "0.69"
+
+
+def test_every_metric_of_every_model_is_in_one_table(data):
+    cohort, _ = data
+    runs = {"a": noisy(cohort), "b": [noisy(cohort, 2), noisy(cohort, 3)]}
+    whole = ev.score_table(runs, cohort, n_boot=30, headline=False)
+    classes = ["accuracy", "auroc", "balanced_accuracy", "macro_f1"]
+    wanted = {name: ["mae", "rmse"] if TASKS[name].kind == "regression" else classes for name in TASKS}
+    for _, part in whole.groupby("model"):
+        assert {name: sorted(rows["metric"]) for name, rows in part.groupby("task")} == wanted
+    headline = ev.score_table(runs, cohort, n_boot=30)
+    of_whole = whole.groupby(["model", "task"], sort=False).head(1).reset_index(drop=True)
+    pd.testing.assert_frame_equal(headline, of_whole)
 
 
 def test_missing_tasks_are_said_to_be_missing():

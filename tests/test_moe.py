@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ecgmoe import moe, variants
+from ecgmoe import backbones, linear, moe, variants
 from ecgmoe.beats import Beats
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
@@ -144,7 +144,7 @@ def test_standardise_leaves_out_missing_values_and_constants():
         ({"periodic": "lstm"}, "known are experts"),
         ({"fusion": "product"}, "known are concat, sum"),
         ({"characteristics": "some"}, "known are all, no_rr, none"),
-        ({"lora": "backbones"}, "known are fusion, none"),
+        ({"lora": "backbones"}, "known are none, fusion, backbone, both, full"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message):
@@ -164,3 +164,104 @@ def test_equal_windows_tile_the_recording():
     window_BNCL = variants.equal_windows(signal, 10, 100)
     assert window_BNCL.shape == (2, 10, 12, 100)
     torch.testing.assert_close(window_BNCL[0, :, 0, 0], torch.arange(10) * 100.0)
+
+
+@pytest.mark.parametrize("lora", ["none", "both"])
+def test_a_saved_model_comes_back_the_same(inputs, tmp_path, lora):
+    widths = {"moment": 768, "dlinear": 48}  # not in the order of the paper, which the file does not keep either
+    features = {
+        name: torch.randn(B, width, generator=torch.Generator().manual_seed(1)) for name, width in widths.items()
+    }
+    inputs = inputs._replace(features=features)
+    torch.manual_seed(0)
+    model = ECGMoE(ECGMoEConfig(d_features=widths, tasks=("rr", "rhythm"), lora=lora)).eval()
+    targets = {"rr": 700 + 100 * torch.randn(B), "rhythm": torch.arange(B).float()}
+    model.fit_scales(inputs, targets)
+    for head in model.heads.values():
+        head.reset_parameters()
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert "no medical device" in (tmp_path / "README.md").read_text("utf-8")
+    again = ECGMoE.from_pretrained(tmp_path)
+    assert again.config == model.config and not again.training
+    with torch.no_grad():
+        for name, logits in model(inputs).logits.items():
+            assert torch.equal(logits, again(inputs).logits[name])
+
+
+@pytest.mark.parametrize(
+    ("lora", "in_loop", "trained"),
+    [
+        ("backbone", {"moment"}, lambda name: ".lora_" in name or not name.startswith("networks.")),
+        (
+            "both",
+            {"moment"},
+            lambda name: ".lora_" in name or (not name.startswith("networks.") and ".base_layer." not in name),
+        ),
+        ("full", {"moment", "dlinear"}, lambda name: True),
+    ],
+)
+def test_placements_of_lora_train_what_they_say(inputs, lora, in_loop, trained):
+    widths = {"dlinear": 48, "moment": 768}
+    networks = {name: backbones.build(name, "compact-random", seed=4) for name in widths}
+    with torch.no_grad():
+        features = {name: network.features(inputs.signal_BCT, inputs.fs) for name, network in networks.items()}
+    inputs = inputs._replace(features=features)
+    torch.manual_seed(0)
+    frozen = ECGMoE(ECGMoEConfig(d_features=widths, lora="fusion" if lora == "both" else "none")).eval()
+    model = ECGMoE(ECGMoEConfig(d_features=widths, lora=lora), networks).eval()
+    model.load_state_dict(frozen.state_dict(), strict=False)
+    for (name, head), other in zip(model.heads.items(), frozen.heads.values(), strict=True):
+        head.reset_parameters()
+        other.load_state_dict(head.state_dict())
+    assert set(model.networks) == in_loop and model.sees_signal
+    assert all(trained(name) for name, p in model.named_parameters() if p.requires_grad)
+    assert all(p.requires_grad for name, p in model.named_parameters() if trained(name) and "networks." not in name)
+    for name, logits in frozen(inputs).logits.items():  # before the first step nothing has changed
+        torch.testing.assert_close(model(inputs).logits[name], logits, atol=1e-4, rtol=1e-4)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model(inputs).logits["rhythm"].square().sum().backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert all(trained(name) for name in changed)
+    assert any(name.startswith("networks.moment") for name in changed)
+
+
+def test_a_backbone_that_tells_nothing_is_turned_down():
+    g = torch.Generator().manual_seed(0)
+    target = torch.randn(300, generator=g)
+    widths = {"dlinear": 8, "moment": 400}
+    telling = target[:, None] + 0.5 * torch.randn(300, 8, generator=g)
+    features = {"dlinear": telling, "moment": torch.randn(300, 400, generator=g)}
+    empty = Beats(torch.zeros(300, 1, C, L), torch.zeros(300, 1, 2), torch.ones(300, 1, dtype=torch.bool))
+    inputs = Inputs(features, empty, torch.randn(300, A, generator=g), torch.zeros(300, C, 10), 100.0)
+    model = ECGMoE(ECGMoEConfig(d_features=widths, tasks=("age",)))
+    model.fit_scales(inputs, {"age": 50 + 10 * target})
+    dlinear, moment = (model.components[name](features[name]).std(0) for name in widths)
+    assert dlinear[0] == pytest.approx(1, rel=1e-3) and moment.max() < 0.1
+    assert len(moment) == model.config.n_components
+
+
+def test_the_line_is_one_of_least_absolute_error_and_outliers_do_not_bend_it():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, generator=g)
+    y = 2 * x[:, 0] + 0.3
+    y[:20] += 50
+    line = linear.Line(3)
+    line.fit(x, y, torch.ones(200, dtype=torch.bool))
+    torch.testing.assert_close(line.weight_A, torch.tensor([2.0, 0.0, 0.0]), atol=1e-2, rtol=0)
+    assert line.bias.item() == pytest.approx(0.3, abs=1e-2)
+    assert line(x, torch.ones(200, 1))[30, 0] - line(x, torch.zeros(200, 1))[30, 0] == pytest.approx(line.unit.item())
+    nothing = linear.Line(3)
+    nothing.fit(x, y, torch.zeros(200, dtype=torch.bool))
+    assert (nothing.weight_A == 0).all() and nothing.unit == 1
+
+
+def test_signal_to_noise_is_that_of_the_data():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 5, generator=g)
+    for noise in (0.5, 2.0):
+        y = x[:, :1] + noise * torch.randn(2000, 1, generator=g)
+        y[:10] = float("nan")
+        assert linear.signal_to_noise(x, [y]) == pytest.approx(1 / noise**2, rel=0.15)
+    assert linear.signal_to_noise(x, [torch.randn(2000, 1, generator=g)]) < 0.02

@@ -1,0 +1,430 @@
+"""What the parts of ECG-MoE are worth: one table of configurations, and everything that is trained from it.
+
+:data:`TABLE` holds every ablation and every rival as a row of settings; :func:`run` trains rows with several seeds and
+keeps each result under everything that it depends on, so that interrupted work goes on where it was and results of
+another cohort, configuration or version of the code are never mixed in.
+"""
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache as memoise
+from functools import partial
+from inspect import getsource, ismodule
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from ecgmoe import backbones, cache, enecg, evaluation, fusion, resnet, results, tasks, training, variants
+from ecgmoe.datasets import Cohort
+from ecgmoe.features import Inputs
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.training import FitConfig, Fitted
+
+#: The row that all others are compared with.
+FULL = "ECG-MoE"
+
+#: Modules whose code decides on the inputs of a training, which are in the key of a result themselves, or on nothing.
+_NOT_IN_KEY = {"beats", "cache", "datasets", "features", "records", "results", "rpeaks"}
+
+#: Decimals of a headline metric where three are too many.
+_PLACES = {"rr": 1, "age": 2}
+
+
+Kind = Literal["ECG-MoE", "one a task", "EnECG published", "EnECG mended", "ResNet", "ResNet of equal size"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: what is trained, as settings and in words."""
+
+    name: str  # as the paper's, where it has one
+    group: str
+    about: str  # how it differs from ECG-MoE
+    kind: Kind = "ECG-MoE"
+    backbones: tuple[str, ...] = backbones.NAMES
+    shape: Mapping[str, Any] = field(default_factory=dict)  # fields of ECGMoEConfig, EnECGConfig or ResNetConfig
+    fit: Mapping[str, Any] = field(default_factory=dict)  # fields of FitConfig
+    effort: float = 1.0  # most epochs, as a multiple of ECG-MoE's
+    costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand, with one seed
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that decides on the result: the row without its words."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "group", "about")}
+
+
+#: Single backbones are no more than a few linear maps. On the validation part of the simulated cohort MOMENT and ECG-FM
+#: did best like this (tried: rates of 2e-3, 5e-3 and 1e-2, 20, 40 and 60 epochs, 64, 128, 256 and all components).
+HEAD_FIT: dict[str, Any] = {"lr": 5e-3}
+HEAD_SHAPE: dict[str, Any] = {"n_components": 256}
+HEAD_EFFORT = 3.0
+#: A quarter of the epochs where backbones are trained, which start from pretrained weights; and of the large ResNet as
+#: many as still take longer than ECG-MoE with the features of its backbones.
+TUNING_EFFORT, LARGE_EFFORT = 0.25, 0.2
+
+_ABOUT_RIVALS = {
+    "moe": "five MLPs and a dense gate",
+    "time_moe": "a transformer block with the two best of five experts and a shared one",
+    "self_attention": "two transformer blocks",
+    "cross_attention": "learnt queries that read the recording",
+}
+
+
+def _table() -> tuple[Row, ...]:
+    titles = backbones.TITLES
+    rows = [Row(FULL, FULL, "everything")]
+    rows += [
+        Row(variants.PAPER_NAMES[rival], "Table 3", f"periodic experts → {about}", shape={"periodic": rival})
+        for rival, about in _ABOUT_RIVALS.items()
+    ]
+    rows += [
+        Row("without backbones", "parts", "periodic experts and characteristics alone", backbones=()),
+        Row("without periodic network", "parts", "backbones and characteristics alone", shape={"periodic": "none"}),
+        Row(
+            "without RR inputs",
+            "parts",
+            "no RR interval, no characteristic made of them, six beats at most",
+            shape={"characteristics": "no_rr"},
+        ),
+        Row(
+            "without characteristics",
+            "inputs",
+            "gates and heads see no signal characteristics",
+            shape={"characteristics": "none"},
+        ),
+        Row("one model a task", "tasks", "a model for each task alone; figures are sums over them", "one a task"),
+    ]
+    rows += [
+        Row(f"without {titles[name]}", "backbones", "four backbones", backbones=_others(name))
+        for name in backbones.NAMES
+    ]
+    rows += [
+        Row("without contrastive term", "objective", "lambda = 0 in eq. 5", fit={"lam": 0.0}),
+        Row(
+            "contrast by patient", "objective", "records of one patient are positives too", fit={"contrast": "patient"}
+        ),
+        Row("contrast by views", "objective", "two noisy views of a record are positives", fit={"contrast": "views"}),
+        Row(
+            "uncertainty weighting", "objective", "tasks weighed by learnt variances", fit={"weighting": "uncertainty"}
+        ),
+        Row("fusion by sum", "fusion", "the circled plus of eq. 4 as a sum", shape={"fusion": "sum"}),
+    ]
+    for placement, name, about in (
+        ("fusion", "LoRA in the fusion", "its maps stay random, low-rank changes are learnt; backbones frozen"),
+        ("backbone", "LoRA in the backbones", "low-rank changes of their attention are learnt too"),
+        ("both", "LoRA in both", "low-rank changes of fusion and backbones"),
+        ("full", "everything trained", "all weights of the backbones too"),
+    ):
+        costly = placement in fusion.IN_LOOP
+        effort = TUNING_EFFORT if costly else 1.0
+        rows.append(Row(name, "what is trained", about, shape={"lora": placement}, effort=effort, costly=costly))
+    rows += [
+        Row(f"router: {k} of 5", "routing", f"the raw signal decides which run, {k} of five", shape={"top_k": k})
+        for k in range(1, len(backbones.NAMES))
+    ]
+    for name in backbones.NAMES:
+        for seen, words in (("none", ""), ("all", " + characteristics")):
+            about = f"one frozen backbone and a head{words.replace('+', 'with the')}"
+            shape = {"periodic": "none", "characteristics": seen, **HEAD_SHAPE}
+            row = Row(f"{titles[name]}: head{words}", "single backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
+            rows.append(replace(row, effort=HEAD_EFFORT))
+    for name in backbones.NAMES:
+        for lora, word, about in (
+            ("backbone", "LoRA", "one backbone, low-rank changes of its attention, and a head"),
+            ("full", "full", "one backbone, all its weights trained, and a head"),
+        ):
+            shape = {"periodic": "none", "characteristics": "none", "lora": lora, **HEAD_SHAPE}
+            row = Row(f"{titles[name]}: {word}", "tuned backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
+            row = replace(row, effort=TUNING_EFFORT, costly=True)
+            if lora == "full" or backbones.kind_of(name).lora_targets:
+                rows.append(row)
+    rows += [
+        Row("EnECG published", "EnECG", "the sister model with its faults, one model a task", "EnECG published"),
+        Row("EnECG mended", "EnECG", "the sister model without them", "EnECG mended"),
+        Row(
+            "EnECG mended + characteristics",
+            "EnECG",
+            "told the signal characteristics too",
+            "EnECG mended",
+            shape={"characteristics": "all"},
+        ),
+    ]
+    usual, tuned = asdict(FitConfig()), asdict(resnet.FIT)
+    fit = {key: value for key, value in tuned.items() if value != usual[key] and key != "epochs"}
+    about = "a plain convolutional network of raw leads, end to end"
+    told, also = {"characteristics": "all"}, f"{about}, told the signal characteristics"
+    large = f"{also}; as many parameters as ECG-MoE in all"
+    rows += [
+        Row("ResNet", "plain networks", about, "ResNet", (), {"characteristics": "none"}, fit),
+        Row("ResNet + characteristics", "plain networks", also, "ResNet", (), told, fit),
+        Row(
+            "Large ResNet + characteristics",
+            "plain networks",
+            large,
+            "ResNet of equal size",
+            (),
+            told,
+            fit,
+            effort=LARGE_EFFORT,
+            costly=True,
+        ),
+    ]
+    return tuple(rows)
+
+
+def _others(name: str) -> tuple[str, ...]:
+    return tuple(other for other in backbones.NAMES if other != name)
+
+
+#: Every configuration that the book compares, ECG-MoE first.
+TABLE = _table()
+
+
+class Run(NamedTuple):
+    """One row trained with one seed."""
+
+    predictions: dict[str, np.ndarray]  #: for every record of the cohort, by task
+    trained: int  #: parameters that were trained
+    total: int  #: parameters in all, those of frozen backbones too
+    epochs: int
+    seconds: float  #: of training and prediction, when it took place
+
+
+def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
+    """Rows of the table by name or by group, upper and lower case alike; ECG-MoE is always the first.
+
+    Parameters
+    ----------
+    names : iterable of str
+        None takes all.
+    costly : bool
+        Whether a group, or everything, stands for its rows with backbones in the training loop too. A row that is
+        named is always taken.
+
+    Raises
+    ------
+    ValueError
+        For a name that is neither a row nor a group.
+    """
+    wanted = [name.strip().lower() for name in names]
+    known = {row.name.lower() for row in TABLE} | {row.group.lower() for row in TABLE}
+    if unknown := [name for name in wanted if name not in known]:
+        groups = dict.fromkeys(row.group for row in TABLE)
+        raise ValueError(
+            f"no row or group {', '.join(unknown)}; groups are {', '.join(groups)}; "
+            f"rows are {', '.join(row.name for row in TABLE)}"
+        )
+
+    def taken(row: Row) -> bool:
+        as_part = not wanted or row.group.lower() in wanted
+        return row.name == FULL or row.name.lower() in wanted or (as_part and (costly or not row.costly))
+
+    return [row for row in TABLE if taken(row)]
+
+
+def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> list[Fitted]:
+    """Train what a row says: one model, or one a task."""
+    config = replace(config, **row.fit, epochs=max(1, round(config.epochs * row.effort)))
+    names = tuple(cohort.tasks)
+    if row.kind == "EnECG published":
+        of_task = {task: enecg.EnECGConfig.published(enecg.widths(inputs), task) for task in names}
+        return [enecg.fit_published(one, inputs, cohort, seed=config.seed) for one in of_task.values()]
+    if row.kind == "EnECG mended":
+        return [enecg.train_mended(cohort, inputs, config, **row.shape)]
+    if row.kind.startswith("ResNet"):
+        shape, n_characteristics = dict(row.shape), inputs.characteristics_BA.shape[1]
+        if row.kind == "ResNet of equal size":
+            asked = {"n_characteristics": n_characteristics, "tasks": names, **shape}
+            shape["width"] = resnet.ResNetConfig.of_size(whole_size(cohort, inputs, preset), **asked).width
+        return [training.fit(resnet.build(inputs, names, config.seed, **shape), inputs, cohort, config)]
+    shape = {"preset": preset, **row.shape}
+    parts = [(task,) for task in names] if row.kind == "one a task" else [names]
+    return [training.train(cohort, inputs, names=row.backbones, config=config, tasks=part, **shape) for part in parts]
+
+
+@memoise
+def backbone_sizes(preset: str) -> dict[str, int]:
+    """Parameters of each backbone."""
+    return {name: backbones.n_parameters(backbones.build(name, preset)) for name in backbones.NAMES}
+
+
+def whole_size(cohort: Cohort, inputs: Inputs, preset: str) -> int:
+    """Parameters of ECG-MoE with its backbones."""
+    widths, n_characteristics = enecg.widths(inputs), inputs.characteristics_BA.shape[1]
+    with torch.device("meta"):
+        own = ECGMoE(ECGMoEConfig(widths, n_characteristics, tuple(cohort.tasks))).n_parameters()
+    return own + sum(backbone_sizes(preset).values())
+
+
+def run(
+    cohort: Cohort,
+    inputs: Inputs,
+    rows: Sequence[Row] = (),
+    seeds: Sequence[int] = (0,),
+    config: FitConfig = FitConfig(),
+    preset: str = "compact",
+) -> dict[str, list[Run]]:
+    """Train rows of the table, each with several seeds, or read from the cache what was trained before.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    inputs : Inputs
+        Of the same cohort and preset, with the features of all backbones that the rows use.
+    rows : sequence of Row
+        Of :func:`select`; by default all that leave the backbones frozen.
+    seeds : sequence of int
+        Of weights and order of records, in the place of ``config.seed``; a costly row has the first alone.
+    config : FitConfig
+    preset : str
+        Of the backbones, for their sizes.
+
+    Returns
+    -------
+    dict of str to list of Run
+        By name of the row, a run a seed.
+    """
+    rows = rows or select()
+    base = {
+        "data": cohort.digest,
+        "inputs": _inputs_digest(inputs),
+        "config": {key: value for key, value in asdict(config).items() if key != "seed"},
+        "code": cache.digest(cache.source_digest(*deciding().values()), getsource(fit_row)),
+        "preset": preset,
+        "packages": {package: results.version_of(package) for package in ("torch", "peft")},
+    }
+    runs: dict[str, list[Run]] = {row.name: [] for row in rows}
+    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not row.costly]
+    with tqdm(total=len(todo), desc="ablation", unit="run", disable=None) as bar:
+        for row, seed in todo:  # an interrupted run has whole tables of fewer seeds
+            bar.set_postfix_str(f"{row.name}, seed {seed}")
+            train = partial(_trained, row, cohort, inputs, replace(config, seed=seed), preset)
+            done = cache.cached("ablation", base | {"row": row.settings, "seed": seed}, train)
+            trained, total, epochs = (int(value) for value in done.pop("sizes"))
+            seconds = done.pop("seconds").item()
+            runs[row.name].append(Run(done, trained, total, epochs, seconds))
+            bar.update()
+    return runs
+
+
+def deciding() -> dict[str, str]:
+    """Files of all modules of this package that a training uses, by name; those of its inputs are left out."""
+    found: dict[str, str] = {}
+    waiting: list[str] = [module.__name__ for module in (enecg, resnet, tasks, training)]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.split(".")[1] in _NOT_IN_KEY:
+            continue
+        module = sys.modules[name]
+        found[name] = str(module.__file__)
+        used = (
+            value.__name__ if ismodule(value) else getattr(value, "__module__", "") for value in vars(module).values()
+        )
+        waiting += [name for name in used if str(name).startswith("ecgmoe.")]
+    return dict(sorted(found.items()))
+
+
+def _trained(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> dict[str, np.ndarray]:
+    start = time.perf_counter()
+    fitted = fit_row(row, cohort, inputs, config, preset)
+    seconds = time.perf_counter() - start
+    models = [fit.model for fit in fitted]
+    frozen = set(row.backbones).difference(*(getattr(model, "networks", ()) for model in models))
+    sizes = (
+        sum(model.n_parameters(trainable_only=True) for model in models),
+        sum(model.n_parameters() for model in models) + sum(backbone_sizes(preset)[name] for name in frozen),
+        sum(len(fit.history) for fit in fitted),
+    )
+    predictions = {name: values for fit in fitted for name, values in fit.predictions.items()}
+    return predictions | {"sizes": np.array(sizes), "seconds": np.array([seconds])}
+
+
+def _inputs_digest(inputs: Inputs) -> str:
+    parts = {**inputs.features, **inputs.beats._asdict(), "X": inputs.characteristics_BA, "signal": inputs.signal_BCT}
+    return cache.digest(list(parts), *(part.cpu().numpy() for part in parts.values()), inputs.fs)
+
+
+def predictions(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[evaluation.Predictions]]:
+    """What :mod:`ecgmoe.evaluation` takes: predictions of every seed by name of the row."""
+    return {name: [one.predictions for one in seeds] for name, seeds in runs.items()}
+
+
+def sizes(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
+    """A line a row: its group, what it changes, parameters, mean epochs and seconds of a seed, and number of seeds."""
+    rows = {row.name: row for row in TABLE}
+    return pd.DataFrame(
+        [
+            {
+                "row": name,
+                "group": rows[name].group,
+                "about": rows[name].about,
+                "trained": seeds[0].trained,
+                "total": seeds[0].total,
+                "epochs": float(np.mean([one.epochs for one in seeds])),
+                "seconds": float(np.mean([one.seconds for one in seeds])),
+                "seeds": len(seeds),
+            }
+            for name, seeds in runs.items()
+        ]
+    )
+
+
+def groups() -> dict[str, list[str]]:
+    """Names of the rows by group, in the order of the table."""
+    return {group: [row.name for row in TABLE if row.group == group] for group in dict.fromkeys(r.group for r in TABLE)}
+
+
+def compare(runs: Mapping[str, evaluation.Run], cohort: Cohort, seed: int = 0) -> pd.DataFrame:
+    """:func:`ecgmoe.evaluation.compare` of ECG-MoE with all others, by as many resamples as their number asks for.
+
+    The least p value is 2 / (resamples + 1). Times the number of comparisons, as Holm's procedure has it, it must stay
+    well below 0.05: otherwise no difference could ever be clear, however large.
+    """
+    n_comparisons = (len(runs) - 1) * len(cohort.tasks)
+    return evaluation.compare(runs, FULL, cohort, n_boot=max(2000, 60 * n_comparisons), seed=seed)
+
+
+def counts(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """On how many tasks ECG-MoE is better or worse than each row and floor.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        From :func:`compare`.
+
+    Returns
+    -------
+    DataFrame
+        A line a row: ``row, tasks, better, worse`` (by the mean), ``clearly_better, clearly_worse`` (the 95 % interval
+        of the paired difference leaves out 0) and ``holm_better, holm_worse`` (p < 0.05, adjusted for all comparisons).
+    """
+    up = comparisons["task"].map({name: 1 if task.higher_is_better else -1 for name, task in tasks.TASKS.items()})
+    ahead = up * comparisons["difference"]
+    clear = (comparisons["low"] > 0) | (comparisons["high"] < 0)
+    flags = {
+        "tasks": ahead.notna(),
+        "better": ahead > 0,
+        "worse": ahead < 0,
+        "clearly_better": clear & (ahead > 0),
+        "clearly_worse": clear & (ahead < 0),
+        "holm_better": comparisons["better"] == "model",
+        "holm_worse": comparisons["better"] == "baseline",
+    }
+    by_row = pd.DataFrame(flags).groupby(comparisons["baseline"].rename("row"), sort=False)
+    return by_row.sum().astype(int).reset_index()
+
+
+def score_cells(scores: pd.DataFrame, name: str) -> dict[str, str]:
+    """Headline metrics of a row as text: value, SD over seeds where there are several, and interval over patients."""
+    cells = {}
+    for row in scores[scores["model"] == name].to_dict("records"):
+        places = _PLACES.get(row["task"], 3)
+        value, sd, low, high = (f"{row[key]:.{places}f}" for key in ("value", "sd", "low", "high"))
+        spread = f" ± {sd}" if np.isfinite(row["sd"]) else ""
+        cells[evaluation.task_label(tasks.TASKS[row["task"]])] = f"{value}{spread} [{low}, {high}]"
+    return cells

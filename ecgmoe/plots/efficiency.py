@@ -1,0 +1,73 @@
+"""Figures of what a pass costs, and of what is lost where fewer backbones run."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ecgmoe import backbones, tasks
+from ecgmoe.plots.style import COLOURS, INK, style
+
+_LOST = {"rr": "ms", "age": "years"}
+
+
+def tradeoff(scores: pd.DataFrame, relative: pd.Series) -> Figure:
+    """What is lost on the validation part against the time of a pass, a panel a task and a point a k.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Of :class:`ecgmoe.tradeoff.Tradeoff`. Dots are trainings with their intervals, the line joins means over seeds.
+    relative : Series
+        Time of a pass by ``k``, as a multiple of that of all backbones (k = 0).
+    """
+    style()
+    names = [name for name in tasks.TASKS if name in set(scores["task"])]
+    fig, axes = plt.subplots(1, len(names), figsize=(8.6, 2.5), layout="constrained", squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        task = tasks.TASKS[name]
+        own = scores[scores["task"] == name]
+        ax.axhline(0, color="0.6", lw=0.8)
+        if task.kind != "regression":
+            ax.axhline(1, color=COLOURS[3], lw=0.9, ls="--")
+        x = 100 * own["k"].map(relative)
+        shift = (own["seed"] - own["seed"].mean()) * 1.2
+        bars = np.stack([own["lost"] - own["low"], own["high"] - own["lost"]]).clip(min=0)
+        ax.errorbar(x + shift, own["lost"], bars, fmt="o", ms=2.8, lw=0.8, color=COLOURS[0], alpha=0.55)
+        mean = own.groupby("k")["lost"].mean()
+        at = (100 * relative.reindex(mean.index)).sort_values()
+        ax.plot(at, mean[at.index], color=COLOURS[0], lw=1.3)
+        for k in at.index:
+            label = "all" if k == 0 else str(k)
+            ax.annotate(label, (at[k], mean[k]), (0, 5), textcoords="offset points", ha="center", color=INK, fontsize=8)
+        ax.set_title(task.title)
+        ax.set_ylabel(f"lost, {_LOST.get(name, 'points')}")
+        ax.set_xlim(0, 112)
+    fig.supxlabel("time of a pass, % of that with all backbones", fontsize=9)
+    plt.close(fig)
+    return fig
+
+
+def router_load(shares: pd.DataFrame) -> Figure:
+    """On how many of the records each backbone runs, a group of bars a k, mean over seeds.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        ``load`` of :class:`ecgmoe.tradeoff.Tradeoff`.
+    """
+    style()
+    mean = shares[shares["k"] > 0].drop(columns="seed").groupby("k").mean().sort_index(ascending=False)
+    fig, ax = plt.subplots(figsize=(7.6, 2.4), layout="constrained")
+    width = 0.8 / mean.shape[1]
+    for m, name in enumerate(mean):
+        at = np.arange(len(mean)) + (m - (mean.shape[1] - 1) / 2) * width
+        ax.bar(at, 100 * mean[name], width * 0.92, color=COLOURS[m], label=backbones.TITLES[str(name)])
+    for i, k in enumerate(mean.index):
+        even = 100 * k / mean.shape[1]
+        ax.plot([i - 0.43, i + 0.43], [even, even], color=INK, lw=0.9, ls="--", label="even load" if i == 0 else None)
+    ax.set_xticks(range(len(mean)), [f"k = {k}" for k in mean.index])
+    ax.set(ylabel="records that it runs on, %", ylim=(0, 103))
+    ax.legend(ncols=6, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0, handlelength=1.2)
+    plt.close(fig)
+    return fig

@@ -1,0 +1,314 @@
+"""The reference run: every row of the ablation's table and every floor on one cohort, with several seeds.
+
+It takes an hour or more, so its result lies in the repository and the book reads it: :func:`make` makes it,
+:func:`load` reads it, :func:`describe` prints it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecgmoe import (
+    ablation,
+    attribution,
+    backbones,
+    baselines,
+    datasets,
+    evaluation,
+    features,
+    interventions,
+    reliability,
+    results,
+    tasks,
+    training,
+)
+from ecgmoe.datasets import Cohort, simulated
+from ecgmoe.features import Inputs
+from ecgmoe.training import FitConfig
+
+#: Patients of the simulated cohort: about 2,100 recordings in its test part.
+PATIENTS = 7000
+#: Test records of each known cause that are occluded.
+CAUSE_RECORDS = 100
+
+
+def cohort_of(data: str = "simulated", patients: int = PATIENTS, preset: str = "compact") -> Cohort:
+    """Give the whole cohort: folds 1-9 of real data, or a simulated one of so many patients."""
+    root = simulated.ensure(patients) if data == "simulated" else data
+    return datasets.load(root, fs=backbones.RECORDING_HZ[preset], max_records=0)
+
+
+def limit(cohort: Cohort, train_records: int, seed: int = 0) -> Cohort:
+    """Keep a random part of the training patients, as many as it takes for so many records; all others stay.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    train_records : int
+        0 keeps all.
+    seed : int
+    """
+    train = cohort.split == "train"
+    if not 0 < train_records < train.sum():
+        return cohort
+    patient = cohort.table["patient_id"].to_numpy()
+    order = np.random.default_rng(seed).permutation(np.unique(patient[train]))
+    size = pd.Series(patient[train]).value_counts().reindex(order).to_numpy()
+    kept = order[: 1 + np.searchsorted(size.cumsum(), train_records)]
+    rows = ~train | np.isin(patient, kept)
+    return replace(cohort, table=cohort.table[rows], signal=cohort.signal[rows])
+
+
+def measure(
+    cohort: Cohort,
+    rows: Sequence[ablation.Row] = (),
+    seeds: int = 3,
+    config: FitConfig = FitConfig(),
+    preset: str = "compact",
+) -> dict[str, Any]:
+    """Train rows of the table on a cohort, score them and the floors, and compare ECG-MoE with each.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    rows : sequence of Row
+        By default all that leave the backbones frozen.
+    seeds : int
+        0, 1, ... up to this many.
+    config : FitConfig
+    preset : str
+        Of the backbones.
+
+    Returns
+    -------
+    dict
+        ``scores``, ``comparisons``, ``counts`` and ``sizes`` as DataFrames, ``records`` by part of the cohort, and, of
+        a simulated cohort, ``causes``.
+    """
+    inputs = features.make_inputs(cohort, preset=preset)
+    runs = ablation.run(cohort, inputs, rows, range(seeds), config, preset)
+    floors = baselines.floors(cohort)
+    found: dict[str, evaluation.Run] = {**ablation.predictions(runs), **floors}
+    comparisons = ablation.compare(found, cohort)
+    found_causes = {}
+    if "cause" in cohort.table:
+        found_causes["causes"] = causes(cohort, inputs, range(seeds), config, preset)
+    return {
+        "scores": reliability.seed_table(found, cohort),
+        "comparisons": comparisons,
+        "counts": ablation.counts(comparisons),
+        "sizes": ablation.sizes(runs),
+        "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
+        **found_causes,
+    }
+
+
+def causes(cohort: Cohort, inputs: Inputs, seeds: Iterable[int], config: FitConfig, preset: str) -> pd.DataFrame:
+    """Whether what ECG-MoE looks at is the known cause: :func:`ecgmoe.attribution.named_causes` by seed.
+
+    Of each cause the first :data:`CAUSE_RECORDS` test records are changed; everything that the model sees is computed
+    anew from them.
+    """
+    groups = attribution.by_cause(cohort, tuple(cohort.tasks))
+    rows = attribution.rows_of(groups, CAUSE_RECORDS)
+    occluded = attribution.occlude(cohort, rows, interventions.usual(cohort), tuple(inputs.features), preset)
+    parts = []
+    for seed in seeds:
+        fitted = training.train(cohort, inputs, config=replace(config, seed=seed), preset=preset)
+        found = attribution.attribution(attribution.losses(fitted.model, occluded, cohort), cohort, groups)
+        parts.append(attribution.named_causes(found).assign(seed=seed))
+    return pd.concat(parts, ignore_index=True)
+
+
+def make(
+    folder: Path | None = None,
+    *,
+    data: str = "simulated",
+    patients: int = PATIENTS,
+    train_records: int = 1000,
+    preset: str = "compact",
+    rows: Sequence[str] = (),
+    seeds: int = 3,
+    epochs: int = 20,
+    costly: bool = False,
+) -> tuple[dict[str, Any], Path]:
+    """Make a reference run and write it, with its provenance, to ``reference_<data set>.json``.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        ``results.run_dir()`` by default; the book looks in ``data/reference`` of the repository.
+    data : str
+        ``"simulated"``, or the folder of a data set or prepared store.
+    patients : int
+        Of the simulated cohort.
+    train_records : int
+        As for :func:`limit`.
+    preset : str
+        Of the backbones.
+    rows, costly
+        As for :func:`ecgmoe.ablation.select`.
+    seeds : int
+    epochs : int
+        Most epochs of a training.
+
+    Returns
+    -------
+    dict and Path
+        What was written, tables as DataFrames, and where.
+    """
+    cohort = limit(cohort_of(data, patients, preset), train_records)
+    metrics = measure(cohort, ablation.select(rows, costly), seeds, FitConfig(epochs=epochs), preset)
+    made_up = data == "simulated"
+    options = {
+        "data": data if made_up else "DATA_ROOT",
+        "patients": patients if made_up else None,
+        "train_records": train_records,
+        "preset": preset,
+        "rows": list(rows),
+        "seeds": seeds,
+        "epochs": epochs,
+        "costly": costly,
+    }
+    name = "reference_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
+    content = {
+        "chapter": name,
+        "provenance": results.provenance(cohort, 0, options),
+        "metrics": {**metrics, "command": command(options)},
+    }
+    path = (folder or results.run_dir()) / f"{name}.json"
+    results.write_json(path, content)
+    return content, path
+
+
+def load(name: str = "reference_simulated") -> dict[str, Any] | None:
+    """Give a reference run that comes with the repository, its tables as DataFrames; None where there is none."""
+    try:
+        content = results.reference(name)
+    except FileNotFoundError:
+        return None
+    tables = ("scores", "comparisons", "counts", "sizes", "causes")
+    metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
+    return {**content, "metrics": metrics}
+
+
+def command(parameters: Mapping[str, Any]) -> str:
+    """The command that makes a reference run with such parameters, every option spelt out."""
+    words = ["python -m ecgmoe reference"]
+    for name, value in parameters.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [option] if value else []
+        elif isinstance(value, list | tuple):
+            words += [f'{option} "{item}"' for item in value]
+        elif value is not None:
+            words.append(f"{option} {value}")
+    return " ".join(words)
+
+
+def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """A line a row of the table: what it changes, its size and cost, and its headline metrics with intervals.
+
+    Returns
+    -------
+    DataFrame
+        Text columns for :func:`ecgmoe.results.table`, ECG-MoE first and floors last.
+    """
+    costs = metrics["sizes"].set_index("row")
+    lines = []
+    for name in dict.fromkeys(metrics["scores"]["model"]):
+        line: dict[str, Any] = {"row": name}
+        if name in costs.index:
+            cost = costs.loc[name]
+            line |= {
+                "trained": f"{cost['trained']:,}",
+                "total": f"{cost['total']:,}",
+                "epochs": f"{cost['epochs']:.0f}",
+                "s": f"{cost['seconds']:.0f}",
+                "seeds": f"{cost['seeds']}",
+            }
+        lines.append(line | ablation.score_cells(metrics["scores"], name))
+    return pd.DataFrame(lines).fillna("–")
+
+
+def words(names: Iterable[str]) -> str:
+    """Names as they stand in a sentence: ``a, b and c``, or ``none``."""
+    *first, last = [*names] or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
+    """What the comparisons say of ECG-MoE, as numbers and lists of names for sentences.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        From :func:`ecgmoe.ablation.compare`.
+
+    Returns
+    -------
+    dict
+        ``compared, ahead, behind, open``: comparisons, and how many of them are clear (p < 0.05, adjusted for all) or
+        not; ``level``: rows that are not clearly apart on any task; ``better_rows``: rows that are clearly better on
+        some, with these; then of each of ``single`` (backbones alone), ``told`` (the same with the characteristics) and
+        ``floor``: how many there are (``_n``), how many ECG-MoE beats by the mean on all tasks that they answer
+        (``_all``), the least number of tasks on which the interval leaves out 0 in its favour (``_least``), and on
+        which one that is (``_hardest``).
+    """
+    counted = ablation.counts(comparisons).set_index("row")
+    apart = counted["holm_better"] + counted["holm_worse"]
+    titles = {name: task.title for name, task in tasks.TASKS.items()}
+    ours = counted.index[~counted.index.isin(evaluation.FLOORS)]
+    better = {
+        row: words(titles[str(task)] for task in comparisons["task"][part])
+        for row in ours
+        if (part := (comparisons["baseline"] == row) & (comparisons["better"] == "baseline")).any()
+    }
+    found: dict[str, str | int] = {
+        "compared": len(comparisons),
+        "ahead": int(counted["holm_better"].sum()),
+        "behind": int(counted["holm_worse"].sum()),
+        "open": len(comparisons) - int(apart.sum()),
+        "level": words(row for row in ours if apart[row] == 0),
+        "better_rows": "; ".join(f"{row} ({on})" for row, on in better.items()) or "none",
+    }
+    alone = ablation.groups()["single backbones"]
+    kinds = {
+        "single": [row for row in alone if row.endswith(": head")],
+        "told": [row for row in alone if not row.endswith(": head")],
+        "floor": list(evaluation.FLOORS),
+    }
+    for kind, rows in kinds.items():
+        part = counted[counted.index.isin(rows)]
+        found[f"{kind}_n"] = len(part)
+        found[f"{kind}_all"] = int((part["better"] == part["tasks"]).sum())
+        found[f"{kind}_least"] = int(part["clearly_better"].min()) if len(part) else 0
+        found[f"{kind}_hardest"] = str(part["clearly_better"].idxmin()) if len(part) else "none"
+    return found
+
+
+def listing() -> Iterator[str]:
+    """Lines that name the groups and rows of the table, and what each row changes."""
+    for group, names in ablation.groups().items():
+        yield group
+        for row in (row for row in ablation.TABLE if row.name in names):
+            yield f"  {row.name}: {row.about}{' (backbones in the training loop)' * row.costly}"
+
+
+def describe(content: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for the terminal: every row with its cost and scores, and on how many tasks ECG-MoE beats it."""
+    metrics = content["metrics"]
+    yield f"{metrics['records']}, {content['provenance']['device']}"
+    yield from summary(metrics).to_string(index=False).splitlines()
+    yield ""
+    yield from metrics["counts"].to_string(index=False).splitlines()
+    if "causes" in metrics:
+        yield ""
+        yield from metrics["causes"].to_string(index=False).splitlines()
+    yield ""
+    yield from (f"{key}: {value}" for key, value in findings(metrics["comparisons"]).items())

@@ -1,0 +1,208 @@
+"""The table of ablations: every row trains, sizes are true, what is done is not done again, nothing is mixed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic import toy_cohort
+
+from ecgmoe import ablation, backbones, features, reliability, training
+from ecgmoe.training import FitConfig
+
+CONFIG = FitConfig(epochs=1, batch_size=16)
+ROWS = {row.name: row for row in ablation.TABLE}
+PRESET = "compact-random"
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return toy_cohort(32)
+
+
+@pytest.fixture(scope="module")
+def inputs(cohort):
+    """Features of the two cheapest backbones; noise of the right width in the place of the others'."""
+    made = features.make_inputs(cohort, names=("timesnet", "dlinear"), preset=PRESET)
+    generator = torch.Generator().manual_seed(0)
+    noise = {
+        name: torch.randn(len(cohort), backbones.build(name, PRESET).d_features, generator=generator)
+        for name in backbones.NAMES
+    }
+    return made._replace(features=noise | made.features)
+
+
+def run(cohort, inputs, names, **options):
+    rows = [ROWS[name] for name in names]
+    return ablation.run(cohort, inputs, rows, **{"config": CONFIG, "preset": PRESET, **options})
+
+
+def check(done, cohort, row):
+    assert {task: len(values) for task, values in done.predictions.items()} == dict.fromkeys(cohort.tasks, len(cohort))
+    assert all(np.isfinite(values).all() for values in done.predictions.values())
+    assert 0 < done.trained <= done.total and done.seconds > 0
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.costly])
+def test_every_row_trains_and_tells_its_size_and_time(cohort, inputs, name):
+    (done,) = run(cohort, inputs, [name])[name]
+    check(done, cohort, ROWS[name])
+    models = len(cohort.tasks) if ROWS[name].kind in ("one a task", "EnECG published") else 1
+    assert done.epochs == models * (5 if ROWS[name].kind == "EnECG published" else round(ROWS[name].effort))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("DLinear: full", "ECG-FM: LoRA") else [pytest.mark.slow])
+        for name, row in ROWS.items()
+        if row.costly
+    ],
+)
+def test_every_row_that_trains_backbones_trains_them(cohort, inputs, name):
+    few = np.r_[:4, 24:32]
+    small = replace(cohort, table=cohort.table.iloc[few], signal=cohort.signal[few])
+    (done,) = run(small, inputs.take(torch.from_numpy(few)), [name], config=replace(CONFIG, batch_size=8))[name]
+    check(done, small, ROWS[name])
+    sizes = ablation.backbone_sizes(PRESET)
+    tuned = sum(sizes[backbone] for backbone in ROWS[name].backbones)
+    assert done.total >= tuned
+    assert (done.trained > 0.9 * tuned) == (ROWS[name].shape["lora"] == "full")
+
+
+def test_no_two_rows_are_the_same_and_names_can_be_told_apart():
+    assert len({repr(row.settings) for row in ablation.TABLE}) == len(ablation.TABLE)
+    named = [word.lower() for row in ablation.TABLE for word in (row.name,)]
+    assert len(set(named)) == len(named)
+    assert not {group.lower() for group in ablation.groups()} & set(named) - {ablation.FULL.lower()}
+    assert all(row.about for row in ablation.TABLE) and not any("," in name for name in named)
+    assert sorted(name for names in ablation.groups().values() for name in names) == sorted(ROWS)
+
+
+def test_rows_are_taken_by_name_or_group():
+    everything = ablation.select()
+    assert [row for row in ablation.TABLE if not row.costly] == everything and everything[0].name == ablation.FULL
+    assert ablation.select(costly=True) == list(ablation.TABLE)
+    some = ablation.select(["table 3", "Without Backbones "])
+    assert [row.name for row in some] == [
+        "ECG-MoE", "MoE", "Time MoE", "Self-Attn", "Cross-Attn", "without backbones"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no row or group lstm; groups are ECG-MoE, Table 3"):
+        ablation.select(["MoE", "LSTM"])
+
+
+def test_sizes_are_those_of_the_networks(cohort, inputs):
+    runs = run(cohort, inputs, ["ECG-MoE", "without TimesNet", "without backbones", "LoRA in the fusion"], seeds=(0, 1))
+    table = ablation.sizes(runs).set_index("row")
+    own = training.train(cohort, inputs, config=CONFIG).model.n_parameters()
+    fewer = training.train(cohort, inputs, config=CONFIG, names=backbones.NAMES[1:]).model.n_parameters()
+    frozen = {name: backbones.n_parameters(backbones.build(name, PRESET)) for name in backbones.NAMES}
+    assert table.loc["ECG-MoE", ["trained", "total"]].tolist() == [own, own + sum(frozen.values())]
+    assert table.loc["without TimesNet", ["trained", "total"]].tolist() == [
+        fewer, fewer + sum(frozen.values()) - frozen["timesnet"]
+    ]  # fmt: skip
+    assert table.loc["without backbones", "total"] == table.loc["without backbones", "trained"] < fewer
+    assert table.loc["LoRA in the fusion", "trained"] < own < table.loc["LoRA in the fusion", "total"]
+    assert (table["seeds"] == 2).all() and (table["epochs"] == 1).all() and (table["seconds"] > 0).all()
+
+
+def test_a_network_of_equal_size_is_one(cohort, inputs):
+    table = ablation.sizes(run(cohort, inputs, ["ECG-MoE", "Large ResNet + characteristics", "ResNet"])).set_index(
+        "row"
+    )["total"]
+    assert table["Large ResNet + characteristics"] == pytest.approx(table["ECG-MoE"], rel=0.05)
+    assert table["ResNet"] < 0.5 * table["ECG-MoE"]
+
+
+def test_one_model_a_task_answers_each_task_as_that_model_does(cohort, inputs):
+    (merged,) = run(cohort, inputs, ["one model a task"])["one model a task"]
+    alone = [training.train(cohort, inputs, config=CONFIG, tasks=(task,)) for task in cohort.tasks]
+    for fitted, task in zip(alone, cohort.tasks, strict=True):
+        assert list(fitted.predictions) == [task]
+        np.testing.assert_array_equal(merged.predictions[task], fitted.predictions[task])
+    assert merged.trained == sum(fitted.model.n_parameters() for fitted in alone)
+
+
+def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, monkeypatch):
+    calls = []
+    fit_row = ablation.fit_row
+
+    def counting(row, cohort, inputs, config, preset):
+        calls.append((row.name, config.seed))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit_row(row, cohort, inputs, config, preset)
+
+    monkeypatch.setattr(ablation, "fit_row", counting)
+    monkeypatch.setattr(ablation, "getsource", lambda _: "of this test alone")
+    names, seeds = ["ECG-MoE", "fusion by sum"], (5, 6)
+    with pytest.raises(KeyboardInterrupt):
+        run(cohort, inputs, names, seeds=seeds)
+    assert calls == [("ECG-MoE", 5), ("fusion by sum", 5), ("ECG-MoE", 6)]
+    first = run(cohort, inputs, names, seeds=seeds)
+    assert calls[3:] == [("ECG-MoE", 6), ("fusion by sum", 6)], "it goes on where it was"
+    again = run(cohort, inputs, names, seeds=seeds)
+    assert len(calls) == 5
+    assert again["ECG-MoE"][1].seconds == first["ECG-MoE"][1].seconds
+    np.testing.assert_array_equal(again["ECG-MoE"][1].predictions["age"], first["ECG-MoE"][1].predictions["age"])
+    assert not np.array_equal(first["ECG-MoE"][0].predictions["age"], first["ECG-MoE"][1].predictions["age"])
+    younger = replace(cohort, table=cohort.table.assign(age=cohort.table["age"] - 1))
+    louder = inputs._replace(features=inputs.features | {"dlinear": inputs.features["dlinear"] * 1.5})
+    for changed in (
+        {"cohort": younger},
+        {"inputs": louder},
+        {"config": replace(CONFIG, lr=1e-3)},
+    ):
+        before = len(calls)
+        run(**{"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], "seeds": (5,)} | changed)
+        assert len(calls) == before + 1, changed
+    monkeypatch.setattr(ablation, "getsource", lambda _: "another code")
+    before = len(calls)
+    run(cohort, inputs, ["ECG-MoE"], seeds=(5,))
+    assert len(calls) == before + 1
+
+
+def test_scores_are_written_with_the_spread_where_there_is_one(cohort):
+    truth = cohort.targets()["age"]
+    seeds = [{"age": truth + shift} for shift in (1.0, 2.0, 6.0)]
+    table = reliability.seed_table({"three": seeds, "one": seeds[0]}, cohort, n_boot=20)
+    assert list(ablation.score_cells(table, "three").values()) == ["3.00 ± 2.65 [3.00, 3.00]"]
+    assert list(ablation.score_cells(table, "one").values()) == ["1.00 [1.00, 1.00]"]
+
+
+def test_all_code_that_decides_on_a_training_is_in_the_key():
+    used = {name.removeprefix("ecgmoe.") for name in ablation.deciding()}
+    trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
+    assert trained | {"backbones.adapt"} <= used
+    assert not used & {"beats", "ablation", "evaluation", "results"}
+
+
+def test_a_large_difference_is_clear_among_however_many_comparisons(cohort):
+    truth = {name: values for name, values in cohort.targets().items() if name == "age"}
+    far = {"age": truth["age"] + np.random.default_rng(0).normal(20, 2, len(cohort))}
+    runs = {ablation.FULL: truth, **{f"row {i}": far for i in range(40)}}
+    assert (ablation.compare(runs, cohort)["better"] == "model").all()
+
+
+def test_wins_are_counted_in_the_direction_of_the_metric():
+    rows = [
+        ("age", "x", -1.0, -2.0, -0.5, "model"),
+        ("sex", "x", -0.1, -0.2, -0.05, "neither"),
+        ("rhythm", "x", 0.1, -0.2, 0.3, "neither"),
+        ("age", "y", 1.0, 0.5, 2.0, "baseline"),
+    ]
+    found = ablation.counts(pd.DataFrame(rows, columns=["task", "baseline", "difference", "low", "high", "better"]))
+    expected = pd.DataFrame(
+        {
+            "row": ["x", "y"],
+            "tasks": [3, 1],
+            "better": [2, 0],
+            "worse": [1, 1],
+            "clearly_better": [1, 0],
+            "clearly_worse": [1, 1],
+            "holm_better": [1, 0],
+            "holm_worse": [0, 1],
+        }
+    )
+    pd.testing.assert_frame_equal(found, expected)

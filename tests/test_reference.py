@@ -1,0 +1,249 @@
+"""The reference run: its cohort, what it writes, what is read and said of it, and the command."""
+
+import json
+import math
+from contextlib import contextmanager
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from synthetic import toy_cohort
+
+from ecgmoe import ablation, baselines, datasets, evaluation, features, plots, reference, results
+from ecgmoe.__main__ import app
+from ecgmoe.datasets import simulated
+from ecgmoe.training import FitConfig
+
+ROWS = ["ECG-MoE", "without backbones", "DLinear: head"]
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return toy_cohort()
+
+
+@contextmanager
+def small_world(cohort):
+    """Everything on the toy cohort, with features of one backbone and a few rows."""
+    make_inputs = features.make_inputs
+    rows = [
+        replace(row, backbones=tuple(name for name in row.backbones if name == "dlinear"))
+        for row in ablation.select(ROWS)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "make_inputs", lambda cohort, preset: make_inputs(cohort, ("dlinear",), preset))
+        patch.setattr(ablation, "select", lambda names=(), costly=False: rows)
+        patch.setattr(reference, "cohort_of", lambda *_: cohort)
+        patch.setattr(baselines, "floors", baselines.floors_from)
+        yield
+
+
+@pytest.fixture
+def small(cohort):
+    with small_world(cohort):
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(cohort, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    with small_world(cohort):
+        return reference.make(folder, preset="compact-random", rows=ROWS, seeds=2, epochs=1, train_records=30)
+
+
+def test_training_patients_are_limited_and_all_others_stay():
+    cohort = toy_cohort()
+    whole = reference.limit(cohort, 0)
+    assert whole is cohort and reference.limit(cohort, 10_000) is cohort
+    table = cohort.table.assign(patient_id=np.arange(len(cohort)) // 8)
+    table["fold"] = np.where(table["patient_id"] == 0, 9, np.where(table["patient_id"] == 1, 8, 1))
+    cohort = replace(cohort, table=table)
+    some, others = reference.limit(cohort, 20), reference.limit(cohort, 20, seed=1)
+    for part in ("test", "validation"):
+        pd.testing.assert_frame_equal(some.table[some.split == part], cohort.table[cohort.split == part])
+    kept = some.table[some.split == "train"]
+    assert len(kept) == 24 and kept["patient_id"].nunique() == 3, "whole patients, as few as hold 20 records"
+    assert set(kept["patient_id"]) != set(others.table[others.split == "train"]["patient_id"])
+    np.testing.assert_array_equal(some.signal, cohort.signal[cohort.table.index.isin(some.table.index)])
+    assert some.digest != cohort.digest
+
+
+def test_the_simulated_cohort_is_made_in_the_asked_size():
+    cohort = reference.cohort_of("simulated", patients=3)
+    assert cohort.table["patient_id"].nunique() == 3
+    assert cohort.digest == datasets.load(simulated.ensure(3)).digest
+    share = np.mean([fold == 9 for fold in simulated.FOLD_CYCLE])
+    per_patient = np.dot(simulated.RECORDS_OF_PATIENT, [1, 2, 3])
+    assert reference.PATIENTS * share * per_patient >= 2000
+
+
+def test_what_is_written_names_every_row_with_its_size_time_seeds_and_interval(cohort, made):
+    content, path = made
+    assert path.name == "reference_toy.json"
+    read = json.loads(path.read_text("utf-8"))
+    metrics = read["metrics"]
+    assert [line["row"] for line in metrics["sizes"]] == ROWS
+    assert all(line["total"] >= line["trained"] > 0 and line["seconds"] > 0 for line in metrics["sizes"])
+    assert all(line["seeds"] == 2 and line["about"] and line["group"] for line in metrics["sizes"])
+    scores = pd.DataFrame(metrics["scores"])
+    floors = {evaluation.ZERO, evaluation.MEAN, evaluation.MEDIAN}
+    assert set(scores["model"]) - floors == set(ROWS) and floors < set(scores["model"])
+    assert (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
+    comparisons = pd.DataFrame(metrics["comparisons"])
+    assert set(comparisons["baseline"]) == set(scores["model"]) - {"ECG-MoE"}
+    assert metrics["records"]["train"] == 30
+    assert read["provenance"]["parameters"]["seeds"] == 2
+    assert metrics["command"] == (
+        'python -m ecgmoe reference --data DATA_ROOT --train-records 30 --preset compact-random --rows "ECG-MoE" '
+        '--rows "without backbones" --rows "DLinear: head" --seeds 2 --epochs 1'
+    ).replace("DATA_ROOT", "simulated --patients 7000")
+    assert content["metrics"]["sizes"]["row"].tolist() == ROWS
+
+
+def test_the_scores_are_those_of_the_trainings(cohort, made, small):
+    content, _ = made
+    limited = reference.limit(cohort, 30)
+    inputs = features.make_inputs(limited, "compact-random")
+    runs = ablation.run(limited, inputs, ablation.select(), (0, 1), FitConfig(epochs=1), "compact-random")
+    single = [
+        evaluation.score_table({"": run.predictions}, limited, n_boot=0).set_index("task")["value"]
+        for run in runs["without backbones"]
+    ]
+    found = content["metrics"]["scores"].query("model == 'without backbones'").set_index("task")["value"]
+    for task, value in found.items():
+        assert value == pytest.approx((single[0][task] + single[1][task]) / 2)
+
+
+def test_a_reference_run_is_read_back_as_tables_or_is_none(made, monkeypatch):
+    content, path = made
+    assert reference.load("reference_of_nothing") is None
+    monkeypatch.setattr(results, "reference", lambda name: results.load(name, path.parent))
+    back = reference.load("reference_toy")
+    for name in ("scores", "comparisons", "counts", "sizes"):
+        pd.testing.assert_frame_equal(
+            back["metrics"][name], content["metrics"][name], check_dtype=False, check_column_type=False
+        )
+    assert list(reference.describe(back)) == list(reference.describe(content))
+
+
+def test_every_row_and_floor_is_a_line_of_the_summary(made):
+    metrics = made[0]["metrics"]
+    table = reference.summary(metrics).set_index("row")
+    assert list(table.index)[:3] == ROWS and evaluation.ZERO in table.index
+    assert table.loc["ECG-MoE", "seeds"] == "2"
+    assert table.loc[evaluation.ZERO, "trained"] == "–"
+    age = next(column for column in table if column.startswith("Age"))
+    assert "±" in table.loc["ECG-MoE", age] and "±" not in table.loc[evaluation.MEAN, age]
+    said = "\n".join(reference.describe(made[0]))
+    assert all(name in said for name in (*ROWS, evaluation.MEDIAN, "clearly_better", "compared: "))
+
+
+def test_known_causes_are_judged_for_every_seed(small, cohort):
+    """Made-up labels: the irregular records of the toy cohort pass for fibrillation."""
+    inputs = features.make_inputs(cohort, "compact-random")
+    found = reference.causes(cohort, inputs, (0, 1), FitConfig(epochs=1), "compact-random")
+    assert found["seed"].tolist() == [0, 1]
+    assert set(found["group"]) == {"atrial fibrillation"} and set(found["true"]) == {"P and RR"}
+    assert found["n"].max() <= reference.CAUSE_RECORDS and found["hit"].dtype == bool
+
+
+def comparison(baseline, task, difference, half, better="neither"):
+    return {
+        "task": task,
+        "baseline": baseline,
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "better": better,
+    }
+
+
+def test_findings_follow_the_numbers():
+    pairs = pd.DataFrame(
+        [
+            comparison("MoE", "age", -1.0, 2.0),
+            comparison("MoE", "sex", 0.1, 0.2),
+            comparison("fusion by sum", "age", 1.0, 0.5, "baseline"),
+            comparison("fusion by sum", "sex", -0.2, 0.1, "baseline"),
+            comparison("DLinear: head", "age", -3.0, 1.0, "model"),
+            comparison("DLinear: head", "sex", 0.1, 0.05, "neither"),
+            comparison("MOMENT: head", "age", -3.0, 1.0, "model"),
+            comparison("MOMENT: head", "sex", -0.1, 0.2, "neither"),
+            comparison(evaluation.MEAN, "age", -9.0, 1.0, "model"),
+            comparison(evaluation.MEAN, "sex", 0.4, 0.1, "model"),
+        ]
+    )
+    found = reference.findings(pairs)
+    assert (found["compared"], found["ahead"], found["behind"], found["open"]) == (10, 4, 2, 4)
+    assert found["level"] == "MoE"
+    assert found["better_rows"] == "fusion by sum (Age and Sex)"
+    assert (found["single_n"], found["single_all"], found["single_least"]) == (2, 1, 1)
+    assert found["single_hardest"] == "MOMENT: head"
+    assert (found["told_n"], found["told_all"], found["told_hardest"]) == (0, 0, "none")
+    assert (found["floor_n"], found["floor_all"], found["floor_least"]) == (1, 1, 2)
+    nothing = reference.findings(pairs[:2])
+    assert (nothing["ahead"], nothing["better_rows"], nothing["floor_n"]) == (0, "none", 0)
+
+
+def test_the_forest_shows_every_row_on_the_side_where_it_is_better():
+    pairs = pd.DataFrame(
+        [
+            comparison("MoE", "age", -2.0, 1.0, "model"),
+            comparison("MoE", "sex", -0.2, 0.1, "baseline"),
+            comparison(evaluation.ZERO, "age", -60.0, 1.0, "model"),
+        ]
+    )
+    figure = plots.differences(pairs, {**ablation.groups(), "floors": list(evaluation.FLOORS)})
+    figure.canvas.draw()
+    assert not plt.get_fignums() and figure.get_facecolor() == (1, 1, 1, 1)
+    age, sex = figure.axes
+    assert [label.get_text() for label in age.get_yticklabels()] == ["MoE", evaluation.ZERO]
+    dots = [[line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] for ax in (age, sex)]
+    assert dots == [[-2.0], [0.2]], "MoE is worse at age, where errors count, and better at sex"
+    beyond = [line for line in age.lines if line.get_marker() == "<"]
+    assert len(beyond) == 1 and -60 < beyond[0].get_xdata()[0] == age.get_xlim()[0] / 1.06 < -3, "an arrow at the edge"
+    intervals = [
+        sorted(line.get_xdata()) for line in age.lines if line.get_marker() != "o" and len(set(line.get_xdata())) == 2
+    ]
+    assert intervals[0] == [-3.0, -1.0]
+
+
+@pytest.mark.parametrize(("names", "said"), [("", "none"), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
+def test_words(names, said):
+    assert reference.words(names) == said
+
+
+def test_the_command_lists_refuses_and_makes(small, tmp_path, monkeypatch):
+    invoke = CliRunner().invoke
+    listed = invoke(app, ["reference", "--list"])
+    assert listed.exit_code == 0
+    assert all(f"  {row.name}: {row.about}" in listed.output for row in ablation.TABLE)
+    options = ["--preset", "compact-random", "--seeds", "1", "--epochs", "1", "--train-records", "30"]
+    done = invoke(app, ["reference", *options, "--rows", "without backbones", "--folder", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert f"wrote {tmp_path / 'reference_toy.json'}" in done.output and "without backbones" in done.output
+
+
+def test_the_command_refuses_an_unknown_row_and_a_missing_folder(tmp_path):
+    invoke = CliRunner().invoke
+    refused = invoke(app, ["reference", "--rows", "LSTM"])
+    assert refused.exit_code == 2 and "no row or group lstm" in refused.output
+    missing = invoke(app, ["reference", "--data", str(tmp_path / "nowhere")])
+    assert missing.exit_code == 1 and missing.output.startswith("Error: ")
+
+
+def test_the_shipped_run_meets_what_it_is_for():
+    """Where it is there: all rows that leave backbones frozen, three seeds, two thousand test recordings."""
+    content = reference.load()
+    if content is None:
+        pytest.skip("no reference run in this checkout yet")
+    metrics = content["metrics"]
+    assert metrics["records"]["test"] >= 2000
+    assert {row.name for row in ablation.select()} <= set(metrics["sizes"]["row"])
+    assert (metrics["sizes"]["seeds"] >= 3).all()
+    assert set(evaluation.FLOORS) < set(metrics["scores"]["model"])
+    assert all(math.isfinite(value) for value in metrics["scores"]["low"])
+    assert not content["provenance"]["commit"].endswith("changes")
