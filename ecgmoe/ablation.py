@@ -51,11 +51,12 @@ class Row:
     fit: Mapping[str, Any] = field(default_factory=dict)  # fields of FitConfig
     effort: float = 1.0  # most epochs, as a multiple of ECG-MoE's
     costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand, with one seed
+    once: bool = False  # a side question: with one seed
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides on the result: the row without its words."""
-        return {key: value for key, value in asdict(self).items() if key not in ("name", "group", "about")}
+        """All that decides on the result: the row without its words, and without how often it is trained."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "group", "about", "once")}
 
 
 #: Single backbones are no more than a few linear maps. On the validation part of the simulated cohort MOMENT and ECG-FM
@@ -174,7 +175,9 @@ def _table() -> tuple[Row, ...]:
             costly=True,
         ),
     ]
-    return tuple(rows)
+    side = ("inputs", "backbones", "objective", "fusion", "routing")
+    told = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
+    return tuple(replace(row, once=row.group in side or row.name in told) for row in rows)
 
 
 def _others(name: str) -> tuple[str, ...]:
@@ -279,7 +282,7 @@ def run(
     rows : sequence of Row
         Of :func:`select`; by default all that leave the backbones frozen.
     seeds : sequence of int
-        Of weights and order of records, in the place of ``config.seed``; a costly row has the first alone.
+        Of weights and order of records, in the place of ``config.seed``; rows that are costly or ``once`` have the first alone.
     config : FitConfig
     preset : str
         Of the backbones, for their sizes.
@@ -299,7 +302,7 @@ def run(
         "packages": {package: results.version_of(package) for package in ("torch", "peft")},
     }
     runs: dict[str, list[Run]] = {row.name: [] for row in rows}
-    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not row.costly]
+    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not (row.costly or row.once)]
     with tqdm(total=len(todo), desc="ablation", unit="run", disable=None) as bar:
         for row, seed in todo:  # an interrupted run has whole tables of fewer seeds
             bar.set_postfix_str(f"{row.name}, seed {seed}")
