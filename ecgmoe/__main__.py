@@ -152,7 +152,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 )
 @click.option("--seeds", default=3, type=click.IntRange(min=1), help="Trainings of every row.")
 @click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most epochs of a training.")
-@click.option("--costly", is_flag=True, help="Also the rows that train the backbones: hours.")
+@click.option("--costly", is_flag=True, help="Also the rows that take long, such as those that train backbones.")
 @click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
 @click.option(
     "--folder",
@@ -162,7 +162,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     """Train the rows of the table of ablations and rivals, and compare ECG-MoE with each of them and with the floors.
 
-    All rows but those that train backbones, unless --rows names some. Interrupted at any moment, the same command goes
+    All rows but those that take long, unless --rows names some. Interrupted at any moment, the same command goes
     on where it was. The result is reference_<data set>.json.
     """
     from ecgmoe import ablation

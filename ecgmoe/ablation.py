@@ -176,8 +176,8 @@ def _table() -> tuple[Row, ...]:
         ),
     ]
     side = ("inputs", "backbones", "objective", "fusion", "routing")
-    told = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
-    return tuple(replace(row, once=row.group in side or row.name in told) for row in rows)
+    with_both = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
+    return tuple(replace(row, once=row.group in side or row.name in with_both) for row in rows)
 
 
 def _others(name: str) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
     names : iterable of str
         None takes all.
     costly : bool
-        Whether a group, or everything, stands for its rows with backbones in the training loop too. A row that is
+        Whether a group, or everything, stands for its costly rows too. A row that is
         named is always taken.
 
     Raises
@@ -282,7 +282,8 @@ def run(
     rows : sequence of Row
         Of :func:`select`; by default all that leave the backbones frozen.
     seeds : sequence of int
-        Of weights and order of records, in the place of ``config.seed``; rows that are costly or ``once`` have the first alone.
+        Of weights and order of records, in the place of ``config.seed``; rows that are costly or ``once`` have the
+        first alone.
     config : FitConfig
     preset : str
         Of the backbones, for their sizes.

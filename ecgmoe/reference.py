@@ -297,7 +297,7 @@ def listing() -> Iterator[str]:
     for group, names in ablation.groups().items():
         yield group
         for row in (row for row in ablation.TABLE if row.name in names):
-            yield f"  {row.name}: {row.about}{' (backbones in the training loop)' * row.costly}"
+            yield f"  {row.name}: {row.about}{' (takes long)' * row.costly}"
 
 
 def describe(content: Mapping[str, Any]) -> Iterator[str]:

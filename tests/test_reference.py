@@ -243,7 +243,9 @@ def test_the_shipped_run_meets_what_it_is_for():
     metrics = content["metrics"]
     assert metrics["records"]["test"] >= 2000
     assert {row.name for row in ablation.select()} <= set(metrics["sizes"]["row"])
-    assert (metrics["sizes"]["seeds"] >= 3).all()
+    once = [row.name for row in ablation.TABLE if row.costly or row.once]
+    sizes = metrics["sizes"]
+    assert (sizes["seeds"][~sizes["row"].isin(once)] >= 3).all()
     assert set(evaluation.FLOORS) < set(metrics["scores"]["model"])
     assert all(math.isfinite(value) for value in metrics["scores"]["low"])
     assert not content["provenance"]["commit"].endswith("changes")
