@@ -175,7 +175,7 @@ def _table() -> tuple[Row, ...]:
             costly=True,
         ),
     ]
-    side = ("inputs", "backbones", "objective", "fusion", "routing")
+    side = ("tasks", "inputs", "backbones", "objective", "fusion", "routing")
     with_both = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
     return tuple(replace(row, once=row.group in side or row.name in with_both) for row in rows)
 
