@@ -137,8 +137,8 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 @click.option("--patients", default=7000, type=click.IntRange(min=1), help="Patients of the simulated cohort.")
 @click.option(
     "--train-records",
-    default=1000,
     type=click.IntRange(min=0),
+    show_default="2000 of the simulated cohort, all of real data",
     help="Train on a random part of the training patients with so many records; 0 takes all.",
 )
 @click.option(

@@ -78,7 +78,7 @@ _ABOUT_RIVALS = {
 
 def _table() -> tuple[Row, ...]:
     titles = backbones.TITLES
-    rows = [Row(FULL, FULL, "everything")]
+    rows = [Row(FULL, FULL, "the model that all others are compared with")]
     rows += [
         Row(variants.PAPER_NAMES[rival], "Table 3", f"periodic experts → {about}", shape={"periodic": rival})
         for rival, about in _ABOUT_RIVALS.items()
@@ -117,9 +117,13 @@ def _table() -> tuple[Row, ...]:
     ]
     for placement, name, about in (
         ("fusion", "LoRA in the fusion", "its maps stay random, low-rank changes are learnt; backbones frozen"),
-        ("backbone", "LoRA in the backbones", "low-rank changes of their attention are learnt too"),
-        ("both", "LoRA in both", "low-rank changes of fusion and backbones"),
-        ("full", "everything trained", "all weights of the backbones too"),
+        (
+            "backbone",
+            "LoRA in the backbones",
+            "low-rank changes of their attention are learnt too; a quarter of the epochs",
+        ),
+        ("both", "LoRA in both", "low-rank changes of fusion and backbones; a quarter of the epochs"),
+        ("full", "everything trained", "all weights of the backbones too; a quarter of the epochs"),
     ):
         costly = placement in fusion.IN_LOOP
         effort = TUNING_EFFORT if costly else 1.0
@@ -130,14 +134,20 @@ def _table() -> tuple[Row, ...]:
     ]
     for name in backbones.NAMES:
         for seen, words in (("none", ""), ("all", " + characteristics")):
-            about = f"one frozen backbone and a head{words.replace('+', 'with the')}"
+            about = (
+                f"one frozen backbone and a head{words.replace('+', 'with the')}; higher rate, three times the epochs"
+            )
             shape = {"periodic": "none", "characteristics": seen, **HEAD_SHAPE}
             row = Row(f"{titles[name]}: head{words}", "single backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
             rows.append(replace(row, effort=HEAD_EFFORT))
     for name in backbones.NAMES:
         for lora, word, about in (
-            ("backbone", "LoRA", "one backbone, low-rank changes of its attention, and a head"),
-            ("full", "full", "one backbone, all its weights trained, and a head"),
+            (
+                "backbone",
+                "LoRA",
+                "one backbone, low-rank changes of its attention, and a head; a quarter of the epochs",
+            ),
+            ("full", "full", "one backbone, all its weights trained, and a head; a quarter of the epochs"),
         ):
             shape = {"periodic": "none", "characteristics": "none", "lora": lora, **HEAD_SHAPE}
             row = Row(f"{titles[name]}: {word}", "tuned backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
@@ -157,9 +167,9 @@ def _table() -> tuple[Row, ...]:
     ]
     usual, tuned = asdict(FitConfig()), asdict(resnet.FIT)
     fit = {key: value for key, value in tuned.items() if value != usual[key] and key != "epochs"}
-    about = "a plain convolutional network of raw leads, end to end"
+    about = "a plain convolutional network of raw leads, end to end, with its own rate and batches"
     told, also = {"characteristics": "all"}, f"{about}, told the signal characteristics"
-    large = f"{also}; as many parameters as ECG-MoE in all"
+    large = f"{also}; as many parameters as ECG-MoE in all, a fifth of the epochs"
     rows += [
         Row("ResNet", "plain networks", about, "ResNet", (), {"characteristics": "none"}, fit),
         Row("ResNet + characteristics", "plain networks", also, "ResNet", (), told, fit),

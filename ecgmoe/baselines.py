@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ecgmoe import beats
 from ecgmoe.datasets import Cohort
-from ecgmoe.evaluation import INTERVALS, MEAN, MEDIAN, PEAKS, ZERO, has_label, metrics
+from ecgmoe.evaluation import CHARACTERISTICS, INTERVALS, MEAN, MEDIAN, PEAKS, ZERO, has_label, metrics
 from ecgmoe.tasks import TASKS, Task
 
 #: Strengths of regularisation tried on the validation fold, strong to weak.
@@ -31,14 +31,18 @@ def _constant(task: Task, value: float | np.ndarray, n: int) -> np.ndarray:
 
 
 def floors(cohort: Cohort) -> dict[str, dict[str, np.ndarray]]:
-    """Predictions of every floor for a cohort: :func:`floors_from` with its R-peaks and classical intervals."""
+    """Predictions of every floor for a cohort: :func:`floors_from` with what its R-peaks and beats tell."""
     peaks = beats.detect_r_peaks(cohort.signal, cohort.fs)
     intervals = beats.classical_intervals(cohort.signal, cohort.fs, peaks)
-    return floors_from(cohort, beats.mean_rr(peaks, cohort.fs), intervals)
+    characteristics = beats.characteristics(cohort.signal, cohort.fs, peaks)
+    return floors_from(cohort, beats.mean_rr(peaks, cohort.fs), intervals, characteristics)
 
 
 def floors_from(
-    cohort: Cohort, peak_rr: np.ndarray | None = None, intervals: pd.DataFrame | np.ndarray | None = None
+    cohort: Cohort,
+    peak_rr: np.ndarray | None = None,
+    intervals: pd.DataFrame | np.ndarray | None = None,
+    characteristics: np.ndarray | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of the floors that every table carries, by name (:data:`FLOORS`).
 
@@ -49,13 +53,15 @@ def floors_from(
         Mean RR interval by an R-peak detector, ms; NaN (no interval found) becomes the train median.
     intervals : DataFrame or ndarray of shape (records, intervals), optional
         Classical intervals and axes; NaN where there is none.
+    characteristics : ndarray of shape (records, characteristics), optional
+        What ECG-MoE's gates and heads are told beside its features; NaN where there is none.
 
     Returns
     -------
     dict of str to predictions
         *Zero*: 0 for regressions. *Train mean / majority*: train mean; train shares of the classes, so that the
-        majority is named. *Train median*: regressions. *R-peak detector*: RR only. *Classical intervals*: ridge and
-        logistic regression on them.
+        majority is named. *Train median*: regressions. *R-peak detector*: RR only. *Classical intervals* and *Signal
+        characteristics*: ridge and logistic regression on them.
     """
     n, train, targets = len(cohort), cohort.split == "train", cohort.targets()
     out: dict[str, dict[str, np.ndarray]] = {ZERO: {}, MEAN: {}, MEDIAN: {}}
@@ -72,9 +78,10 @@ def floors_from(
             out[MEAN][name] = _constant(task, shares, n)
     if peak_rr is not None and "rr" in cohort.tasks:
         out[PEAKS] = {"rr": np.where(np.isfinite(peak_rr), peak_rr, out[MEDIAN]["rr"]).astype(np.float32)}
-    if intervals is not None:
-        x = np.asarray(intervals, float)
-        out[INTERVALS] = _linear(np.where(np.isfinite(x), x, np.nan), cohort)
+    for floor, values in ((INTERVALS, intervals), (CHARACTERISTICS, characteristics)):
+        if values is not None:
+            x = np.asarray(values, float)
+            out[floor] = _linear(np.where(np.isfinite(x), x, np.nan), cohort)
     return out
 
 

@@ -25,14 +25,15 @@ Predictions = Mapping[str, np.ndarray]
 Run = Predictions | Sequence[Predictions]  # of one seed, or of several
 
 #: Names of the floors, in the order of the tables.
-ZERO, MEAN, MEDIAN, PEAKS, INTERVALS = (
+ZERO, MEAN, MEDIAN, PEAKS, INTERVALS, CHARACTERISTICS = (
     "Zero",
     "Train mean / majority",
     "Train median",
     "R-peak detector",
     "Classical intervals",
+    "Signal characteristics",
 )
-FLOORS = (ZERO, MEAN, MEDIAN, PEAKS, INTERVALS)
+FLOORS = (ZERO, MEAN, MEDIAN, PEAKS, INTERVALS, CHARACTERISTICS)
 
 
 def _checked(task: Task, prediction: np.ndarray, labelled: np.ndarray) -> np.ndarray:

@@ -33,6 +33,8 @@ from ecgmoe.training import FitConfig
 
 #: Patients of the simulated cohort: about 2,100 recordings in its test part.
 PATIENTS = 7000
+#: Records of the simulated cohort that the rows are trained on, so that all of them take an hour or two.
+TRAIN_RECORDS = 2000
 #: Test records of each known cause that are occluded.
 CAUSE_RECORDS = 100
 
@@ -130,7 +132,7 @@ def make(
     *,
     data: str = "simulated",
     patients: int = PATIENTS,
-    train_records: int = 1000,
+    train_records: int | None = None,
     preset: str = "compact",
     rows: Sequence[str] = (),
     seeds: int = 3,
@@ -147,8 +149,8 @@ def make(
         ``"simulated"``, or the folder of a data set or prepared store.
     patients : int
         Of the simulated cohort.
-    train_records : int
-        As for :func:`limit`.
+    train_records : int, optional
+        As for :func:`limit`; by default :data:`TRAIN_RECORDS` of the simulated cohort, and all of real data.
     preset : str
         Of the backbones.
     rows, costly
@@ -162,6 +164,8 @@ def make(
     dict and Path
         What was written, tables as DataFrames, and where.
     """
+    if train_records is None:
+        train_records = TRAIN_RECORDS if data == "simulated" else 0
     cohort = limit(cohort_of(data, patients, preset), train_records)
     metrics = measure(cohort, ablation.select(rows, costly), seeds, FitConfig(epochs=epochs), preset)
     made_up = data == "simulated"

@@ -266,7 +266,7 @@ def test_floors(data):
     cohort, z = data
     targets, train = cohort.targets(), cohort.split == "train"
     peaks = np.where(np.arange(len(cohort)) % 7 == 0, np.nan, 800.0)
-    found = baselines.floors_from(cohort, peaks, pd.DataFrame(z))
+    found = baselines.floors_from(cohort, peaks, pd.DataFrame(z), z)
     assert list(found) == list(ev.FLOORS)
     assert np.all(found[ev.ZERO]["rr"] == 0) and set(found[ev.ZERO]) == {"rr", "age"}
     assert found[ev.MEAN]["age"][0] == pytest.approx(np.nanmean(targets["age"][train]), rel=1e-6)
