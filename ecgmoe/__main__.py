@@ -207,7 +207,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     "--contrast",
     default="record",
     type=click.Choice(["record", "patient", "views"]),
-    help="Positives: both paths of a record; also its patient's other records; also a second noisy view.",
+    help="Positives: both paths of a record; or also its patient's other records; or also a second noisy view.",
 )
 @click.option("--lam", default=0.1, type=click.FloatRange(min=0), help="Weight of the contrastive term, lambda.")
 @click.option(
@@ -228,20 +228,30 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
     from ecgmoe import backbones, baselines, datasets, evaluation, features, results, training
     from ecgmoe.fusion import ECGMoE
 
+    parts = ("validation", "test")
     with _input_errors():
         cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
-        inputs = features.make_inputs(cohort, preset=preset)
         config = training.FitConfig(**fit)
+        group = training.processes.started()
+        if group.is_main_process:
+            try:  # what cannot be scored is said before training, not after
+                floors = baselines.floors(cohort)
+                for split in parts:
+                    evaluation.score_table(floors, cohort, split=split, n_boot=0)
+            except ValueError as error:
+                raise InputError(str(error)) from None
+        inputs = features.make_inputs(cohort, preset=preset, seed=config.seed)
         fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
-    group = training.processes.started()
     if group.is_main_process:
         cast(ECGMoE, fitted.model).save_pretrained(folder / "model")
-        runs = {"ECG-MoE": fitted.predictions, **baselines.floors(cohort)}
-        scores = {split: evaluation.score_table(runs, cohort, split=split) for split in ("validation", "test")}
+        metrics = {name: task.metric for name, task in cohort.tasks.items()}
+        runs = {"ECG-MoE": fitted.predictions, **floors}
+        scores = {split: evaluation.score_table(runs, cohort, split=split, headline=False) for split in parts}
         parameters = {"preset": preset, "records": records, "lora": lora, "top_k": top_k, **asdict(config)}
         origin = results.provenance(cohort, config.seed, parameters)
         results.write_json(folder / "scores.json", {"provenance": origin, "metrics": scores})
-        validation, test = (evaluation.paper_table(scores[split]) for split in ("validation", "test"))
+        headline = {split: table[table["metric"] == table["task"].map(metrics)] for split, table in scores.items()}
+        validation, test = (evaluation.paper_table(headline[split]) for split in parts)
         table = validation.rename(columns={"This run": "Validation part"}).assign(**{"Test part": test["This run"]})
         click.echo(table.to_string(index=False))
         click.echo(f"wrote {folder}")

@@ -122,10 +122,10 @@ class Bench:
         return inference.answer(model, self.networks(i), self.signal_BCT, self.fs, batch_size=n).predictions
 
     def _enecg(self, i: int, found: dict[str, Tensor]) -> dict[str, Any]:
-        """EnECG looks at no beats, so none are sought."""
+        """EnECG looks at neither beats nor characteristics, so none are sought."""
         B, device = len(self.signal_BCT), self.device
         none = Beats(torch.zeros(B, 0, 12, 0), torch.zeros(B, 0, 2), torch.zeros(B, 0, dtype=torch.bool))
-        inputs = Inputs(found, none, torch.zeros(B, self.own.config.n_characteristics), self.signal_BCT, self.fs)
+        inputs = Inputs(found, none, torch.zeros(B, 0), self.signal_BCT, self.fs)
         with torch.no_grad():
             return self.enecgs[i].predict(self.enecgs[i](inputs.to(device)).logits)
 

@@ -35,7 +35,7 @@ X outputs of one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -308,45 +308,3 @@ def train_mended(
         torch.manual_seed(config.seed)
         model = EnECG(mended)
     return training.fit(model, inputs, cohort, config)
-
-
-def train_enecg(
-    cohort: Cohort,
-    inputs: Inputs,
-    form: Literal["published", "mended"] = "published",
-    seed: int = 0,
-    config: training.FitConfig = training.FitConfig(),
-    **shape: Any,
-) -> dict[str, np.ndarray]:
-    """Train EnECG on a cohort, five models or one, and predict every record.
-
-    Parameters
-    ----------
-    cohort, inputs
-        As for :func:`ecgmoe.training.fit`.
-    form : {"published", "mended"}
-    seed : int
-    config : FitConfig
-        Of the mended form; its seed gives way to ``seed``.
-    **shape
-        Fields of :class:`EnECGConfig`.
-
-    Returns
-    -------
-    dict of str to ndarray
-        As :func:`ecgmoe.training.predict`.
-
-    Raises
-    ------
-    ValueError
-        For another form.
-    """
-    if form == "mended":
-        return train_mended(cohort, inputs, replace(config, seed=seed), **shape).predictions
-    if form != "published":
-        raise ValueError(f"form = {form!r}; known are published, mended")
-    predictions: dict[str, np.ndarray] = {}
-    for task in cohort.tasks:
-        one = EnECGConfig.published(widths(inputs), task, **shape)
-        predictions |= fit_published(one, inputs, cohort, seed=seed).predictions
-    return predictions

@@ -30,6 +30,7 @@ class Inputs(NamedTuple):
     characteristics_BA: Tensor  #: X-bar of eq. 3, as :func:`ecgmoe.beats.characteristics` returns it
     signal_BCT: Tensor  #: recordings in mV
     fs: float
+    seed: int = 0  #: of the weights that the features come from, where these are random
 
     def take(self, rows: Tensor) -> "Inputs":
         """The inputs of some of the records, by index."""
@@ -39,6 +40,7 @@ class Inputs(NamedTuple):
             self.characteristics_BA[rows],
             self.signal_BCT[rows],
             self.fs,
+            self.seed,
         )
 
     def to(self, device: torch.device | str) -> "Inputs":
@@ -49,6 +51,7 @@ class Inputs(NamedTuple):
             self.characteristics_BA.to(device),
             self.signal_BCT.to(device),
             self.fs,
+            self.seed,
         )
 
     @property
@@ -116,7 +119,7 @@ def make_inputs(
         As for :func:`ecgmoe.beats.segment_beats`.
     """
     features = backbone_features(cohort, names, preset, seed)
-    return from_signal(
+    made = from_signal(
         cohort.signal,
         cohort.fs,
         {name: torch.from_numpy(feature) for name, feature in features.items()},
@@ -124,6 +127,7 @@ def make_inputs(
         max_beats=max_beats,
         beat_window=beat_window,
     )
+    return made._replace(seed=seed)
 
 
 def from_signal(

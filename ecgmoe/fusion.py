@@ -90,6 +90,19 @@ from ecgmoe.fusion import ECGMoE
 model = ECGMoE.from_pretrained("this folder, or a name on the hub")
 ```
 
+It answers from the signal, with the backbones that it does not hold itself. `signal` is an array of shape (records, 12,
+samples) in mV, leads in the order of `ecgmoe.records.LEADS`, and `fs` its sampling rate in Hz, the one of the training.
+
+```python
+from ecgmoe import backbones, inference
+
+frozen = [name for name in model.config.d_features if name not in model.networks]
+networks = {name: backbones.build(name, model.config.preset) for name in frozen}
+predictions = inference.answer(model, networks, signal, fs).predictions
+```
+
+Where the preset ends in `-random`, `backbones.build` needs the seed that the features were made with.
+
 For research. It is no medical device, and was not tested as one. Where it was trained on simulated hearts, nothing
 follows for real ones. Backbones that stay frozen are not part of the file.
 """
@@ -299,5 +312,5 @@ class ECGMoE(
             logits[name] = self.heads[name](fused_BKD[:, k]) + self.shortcut[name](short_BKX[:, k])
             if name in self.line:
                 logits[name] = self.line[name](x_BA, logits[name])
-        balance = None if choice is None else choice.balance
-        return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast, balance)
+        load = None if choice is None else choice.load
+        return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast, load)

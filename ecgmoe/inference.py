@@ -77,7 +77,8 @@ def answer(
     with torch.no_grad(), tqdm(total=len(signal), desc="answers", disable=None) as bar:
         for start in range(0, len(signal), batch_size):
             signal_BCT = torch.as_tensor(signal[start : start + batch_size], dtype=torch.float32)
-            inputs = features.from_signal(signal_BCT, fs).to(model.positive_weight_K.device)
+            inputs = features.from_signal(signal_BCT, fs, beat_length=model.config.beat_length)
+            inputs = inputs.to(model.positive_weight_K.device)
             choice = model.choose(inputs, tasks)
             shape = (len(signal_BCT), len(names))
             ran_BM = torch.ones(shape, dtype=torch.bool) if choice is None else choice.chosen_BM

@@ -60,7 +60,8 @@ def signal_to_noise(x_BP: Tensor, targets: Sequence[Tensor]) -> float:
     ----------
     x_BP : Tensor
     targets : sequence of Tensor of shape (B, O)
-        One a task, of any number of columns; records with NaN are left out of that task.
+        One a task, of any number of columns; records with NaN are left out of that task, and so is a task whose
+        target is constant: there is nothing to explain.
 
     Returns
     -------
@@ -74,6 +75,8 @@ def signal_to_noise(x_BP: Tensor, targets: Sequence[Tensor]) -> float:
         if len(x_XP) < 3:
             continue
         y_XO = y_XO - y_XO.mean(0)
+        if y_XO.square().mean() < 1e-12:
+            continue
         u_XP, s_P, _ = torch.linalg.svd(x_XP - x_XP.mean(0), full_matrices=False)
         errors = []
         for strength in _RIDGE:
@@ -81,7 +84,7 @@ def signal_to_noise(x_BP: Tensor, targets: Sequence[Tensor]) -> float:
             leverage_X1 = (u_XP.square() * kept_P).sum(1, keepdim=True)
             left_XO = (y_XO - u_XP @ (kept_P[:, None] * (u_XP.T @ y_XO))) / (1 - leverage_X1).clamp_min(1e-3)
             errors.append(float(left_XO.square().sum()))
-        shares.append(1 - min(errors) / float(y_XO.square().sum().clamp_min(1e-12)))
+        shares.append(1 - min(errors) / float(y_XO.square().sum()))
     share = min(max(sum(shares) / max(1, len(shares)), _LEAST_SHARE), _MOST_SHARE)
     return share / (1 - share)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ecgmoe.features import Inputs
 from ecgmoe.multitask import PeriodicOutput
 
-#: Kernel sizes of the three morphology experts: a notch, a wave, a segment (10 ms a sample at the default length).
+#: Kernel sizes of the three morphology experts: a notch, a wave, a segment (12 ms a sample at the default length).
 KERNELS = (3, 7, 15)
 #: Dilations of the two rhythm experts, in beats: neighbours, and every other beat (couplets, bigeminy).
 DILATIONS = (1, 2)

@@ -19,7 +19,14 @@ class PeriodicOutput(NamedTuple):
 
     feature_BKD: Tensor  #: F_periodic
     gate_BKE: Tensor  #: weights of the experts, g_p of eq. 3; rows sum to 1
-    attention_BKN: Tensor  #: weights of the beats; rows sum to 1 with what fell on the empty beat left out
+    attention_BKN: Tensor  #: weights of the beats; rows sum to 1 less what the empty beat takes
+
+
+class Load(NamedTuple):
+    """Which backbones a router let run on each record, and how probable it held them."""
+
+    chosen_BM: Tensor  #: bool, the same number of them True in every row
+    probability_BM: Tensor  #: mean over the requested tasks; rows sum to 1
 
 
 class Output(NamedTuple):
@@ -30,7 +37,7 @@ class Output(NamedTuple):
     backbone_gate_BKM: Tensor | None = None  #: weights of the backbones within F_m
     periodic: PeriodicOutput | None = None
     contrast: tuple[Tensor, Tensor] | None = None  #: embeddings of the two paths, (B, D) each, for the contrastive term
-    balance: Tensor | None = None  #: how unevenly a router used the backbones, a scalar; 1 is even
+    load: Load | None = None  #: how a router used the backbones
 
 
 class Standardise(nn.Module):

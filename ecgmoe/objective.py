@@ -3,7 +3,11 @@
 Every term is divided by the counts of a whole step of the optimiser, never by those of what happens to be at hand:
 the shares of several processes and micro-batches add up to what one batch would give.
 
-Shape legend: B records, D width, O outputs of a head, K tasks, X embeddings at hand, Y embeddings of all processes.
+Two terms compare records and so are no sums over them: the contrastive one and the balance of a router. Both look at
+the records of all processes; of several micro-batches each compares its own records, and what enters is the mean over
+micro-batches, weighed by their records.
+
+Shape legend: B records, D width, O outputs of a head, K tasks, M backbones, X rows at hand, Y rows of all processes.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecgmoe.multitask import MultiTask, Output
+from ecgmoe.multitask import Load, MultiTask, Output
 from ecgmoe.tasks import TASKS
 
 #: Within this many SD of the target a regression's loss is quadratic, beyond it the absolute error that is reported.
@@ -62,7 +66,7 @@ def objective(
     weighting : {"fixed", "uncertainty"}
         Fixed: all tasks weigh the same. Uncertainty: each by its learnt variance (Kendall et al. 2018, eq. 10).
     balance : float
-        Weight of ``Output.balance``, where a router gives one.
+        Weight of :func:`balance_of`, where a router gives a load.
     group_B : Tensor of int, optional
         Records with the same number are positives of each other in the contrastive term, such as those of one patient.
         By default each record is on its own.
@@ -101,8 +105,8 @@ def objective(
         summed = supervised_contrast(*output.contrast, group_B, model.temperature.exp().clamp(max=100), step.gather)
         contrastive = summed / (2 * step.n_records)
         total = total + lam * contrastive
-    if output.balance is not None:
-        total = total + balance * output.balance * (B / step.n_records)
+    if output.load is not None:
+        total = total + balance * balance_of(output.load, step.gather) * (B / step.n_records)
     return Losses(total, by_task, contrastive)
 
 
@@ -116,6 +120,24 @@ def _summed_loss(model: MultiTask, name: str, logits_BO: Tensor, target_B: Tenso
         weight = model.positive_weight_K[model.tasks.index(name)]
         return F.binary_cross_entropy_with_logits(logits_BO[:, 0], target_B, pos_weight=weight, reduction="sum")
     return F.cross_entropy(logits_BO, target_B.long(), reduction="sum")
+
+
+def balance_of(load: Load, gather: Callable[[Tensor], tuple[Tensor, int]] = Step._field_defaults["gather"]) -> Tensor:
+    """How unevenly a router uses the backbones, over the records of all processes (Fedus et al. 2022, eq. 4).
+
+    M times the sum over backbones of the share of the choices times the mean probability: 1 where the load is even, M
+    at most where one backbone takes all. A product of means: that of a part says nothing of that of the whole.
+
+    Parameters
+    ----------
+    load : Load
+    gather : callable
+        As of :class:`Step`, with gradient.
+    """
+    M = load.chosen_BM.shape[1]
+    all_YX, _ = gather(torch.cat([load.chosen_BM.float(), load.probability_BM.float()], 1))
+    chosen_YM, probability_YM = all_YX.split(M, 1)
+    return M * (chosen_YM.sum(0) / chosen_YM.sum() * probability_YM.mean(0)).sum()
 
 
 def supervised_contrast(

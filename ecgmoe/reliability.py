@@ -14,7 +14,7 @@ import pandas as pd
 
 from ecgmoe import evaluation
 from ecgmoe.datasets import Cohort
-from ecgmoe.evaluation import Predictions, Run, Sample, part_of, samples, seeds_of
+from ecgmoe.evaluation import Run, Sample, part_of, samples, seeds_of
 from ecgmoe.scoring import interval, patient_weights, ratio
 from ecgmoe.tasks import TASKS, Task
 
@@ -73,7 +73,8 @@ def calibration(
 
     The error of a finite sample is never 0, not even where the probabilities are right: ``if_calibrated`` is its mean
     over draws of the labels from the model's own probabilities, and ``p`` the share of draws with an error as large as
-    the observed one.
+    the observed one. One number draws the labels of all records of a patient, which share a sex and often more; where
+    they are less alike than that, ``p`` errs on the large side.
 
     Parameters
     ----------
@@ -114,10 +115,11 @@ def calibration(
                 continue
             name, n = sample.task.name, len(sample.target_N)
             claims = [Claims.of(sample.task, sample.target_N, found, n_bins) for found in sample.predictions]
-            rng = np.random.default_rng(seed)
+            _, patient_N = np.unique(part.patients[sample.labelled], return_inverse=True)
+            drawn_KN = np.random.default_rng(seed).random((n_boot, patient_N.max() + 1))[:, patient_N]
             ones_KN = np.ones((n_boot, n))
             ece_K = np.mean([one.error(sample.w_KN) for one in claims], axis=0)
-            null_K = np.mean([one.error(ones_KN, rng.random((n_boot, n)) < one.claimed_N) for one in claims], axis=0)
+            null_K = np.mean([one.error(ones_KN, drawn_KN < one.claimed_N) for one in claims], axis=0)
             brier_K = np.mean([ratio(sample.w_KN @ one.squared_N, sample.w_KN.sum(1)) for one in claims], axis=0)
             low, high = interval(2 * ece_K[0] - ece_K)
             by_chance = float(null_K.mean()) if n_boot else np.nan
@@ -320,38 +322,3 @@ def seed_table(
         count += [len(values)] * values.shape[1]
     columns = ["model", "task", "metric", "value", "sd", "low", "high", "seeds", "n"]
     return table.assign(sd=sd, seeds=count)[columns]
-
-
-def compare_seeds(
-    runs_a: Sequence[Predictions],
-    runs_b: Sequence[Predictions],
-    cohort: Cohort,
-    *,
-    split: str = "test",
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Compare two models by metrics averaged over their seeds, on the same resamples of patients.
-
-    For more than two models, :func:`ecgmoe.evaluation.compare` takes sequences of predictions as well.
-
-    Parameters
-    ----------
-    runs_a, runs_b : sequence of predictions
-        One a seed; the numbers of seeds may differ.
-    cohort, split, n_boot, seed
-        As for :func:`ecgmoe.evaluation.score_table`.
-
-    Returns
-    -------
-    DataFrame
-        Columns ``task, metric, a, b, difference, low, high, p, p_holm, better``; p values are adjusted over the tasks,
-        and ``better`` is "a", "b" or, where the adjusted one is not below 0.05, "neither".
-    """
-    part = part_of(cohort, split)
-    pairs = evaluation.paired_difference(
-        part.take(runs_a), part.take(runs_b), part.targets, part.patients, n_boot=n_boot, seed=seed
-    )
-    p_holm = evaluation.holm(pairs["p"].to_numpy())
-    better = pairs.pop("better").where(p_holm < 0.05, "neither")
-    return pairs.assign(p_holm=p_holm, better=better)

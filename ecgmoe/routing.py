@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ecgmoe.backbones import Backbone
 from ecgmoe.backbones.adapt import resample
 from ecgmoe.features import Inputs
+from ecgmoe.multitask import Load
 
 #: Rate that the router reads recordings at, Hz: enough to see waves, a fifth of what the published backbones read.
 ROUTER_HZ = 100.0
@@ -25,7 +26,11 @@ class Choice(NamedTuple):
     chosen_BM: Tensor  #: bool, k of them True in every row
     weight_BKM: Tensor  #: weights of the chosen backbones a task, exactly 0 for the others; rows sum to 1 where k > 1
     probability_BKM: Tensor  #: what the choice was made from; rows sum to 1
-    balance: Tensor  #: a scalar, 1 where every backbone gets the same load (see :class:`Router`)
+
+    @property
+    def load(self) -> Load:
+        """What the balance is computed from (:func:`ecgmoe.objective.balance_of`)."""
+        return Load(self.chosen_BM, self.probability_BKM.mean(1))
 
 
 class Router(nn.Module):
@@ -55,8 +60,7 @@ class Router(nn.Module):
     size is added to the scores, drawn from torch's generator; what is not chosen weighs exactly 0, the chosen ones
     weigh a softmax over their scores, and through these weights the gradient reaches the router. A softmax over one is
     constant and would teach it nothing: with k = 1 the weight is the probability, as in Switch transformers.
-    ``Choice.balance`` is the auxiliary loss of these (Fedus et al. 2022, eq. 4), M times the sum over backbones of the
-    share of the choices times the mean probability: 1 where the load is even, M at most where one backbone takes all.
+    That it uses all backbones is the auxiliary loss of these, :func:`ecgmoe.objective.balance_of` of ``Choice.load``.
     """
 
     def __init__(
@@ -102,9 +106,7 @@ def choose(score_BKM: Tensor, top_k: int) -> Choice:
         weight_BKM = probability_BKM * chosen_BM[:, None]
     else:
         weight_BKM = score_BKM.masked_fill(~chosen_BM[:, None], float("-inf")).softmax(-1)
-    load_M = chosen_BM.to(mean_BM.dtype).mean(0) / top_k
-    balance = mean_BM.shape[1] * (load_M * mean_BM.mean(0)).sum()
-    return Choice(chosen_BM, weight_BKM, probability_BKM, balance)
+    return Choice(chosen_BM, weight_BKM, probability_BKM)
 
 
 def chosen_features(backbone: Backbone, signal_BCT: Tensor, fs: float, chosen_B: Tensor) -> Tensor:

@@ -39,18 +39,20 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a model is trained; the same for ECG-MoE and every rival."""
+    """How a model is trained; the defaults are those of ECG-MoE, and rows of the ablation that differ say so."""
 
     epochs: int = 20
     patience: int = 8  # epochs without a better validation loss before training stops
     batch_size: int = 64  # most records of a step, over all processes and micro-batches
-    accumulate: int = 1  # micro-batches of a step; the contrastive term compares within a micro-batch
+    accumulate: int = 1  # micro-batches of a step; contrast and a router's balance compare within a micro-batch
     lr: float = 2e-3  # highest rate of the one-cycle schedule
     lr_backbones: float = 2e-4  # the same for backbones, where they are trained
     weight_decay: float = 0.02
     weighting: Literal["fixed", "uncertainty"] = "fixed"  # of the tasks
     lam: float = 0.1  # weight of the contrastive term, lambda of eq. 5
-    contrast: Literal["record", "patient", "views"] = "record"  # positives: both paths, also same patient, two views
+    # Positives are both paths of a record. patient: also those of its patient's other records. views: also those of a
+    # second noisy view of the record.
+    contrast: Literal["record", "patient", "views"] = "record"
     balance: float = 0.01  # weight of a router's balance over backbones
     noise_mv: float = 0.02  # SD of the noise that is added to beats, and to the signal where the model looks at it
     beats: int = 6  # successive beats of a record that training looks at, anew each epoch; predictions see all
@@ -138,7 +140,7 @@ class _Training:
         by_name = cohort.targets()
         self.targets = {name: torch.from_numpy(by_name[name]) for name in model.tasks}
         self.group = torch.arange(len(cohort))  # records with the same number are positives of each other
-        if config.contrast != "record":
+        if config.contrast == "patient":
             self.group = torch.from_numpy(pd.factorize(cohort.table["patient_id"])[0])
         self._fit_scales()
         self.parameters = [p for p in model.parameters() if p.requires_grad]
@@ -383,7 +385,7 @@ def train(
 ) -> Fitted:
     """Build an ECG-MoE for a cohort and fit it: the one call of the chapters and the command line.
 
-    Backbones that are trained start from the weights of ``preset``.
+    Backbones that are trained start from the weights of ``preset``, those that the features of ``inputs`` come from.
 
     Parameters
     ----------
@@ -410,5 +412,5 @@ def train(
     in_loop = names if built.lora in IN_LOOP else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = ECGMoE(built, {name: backbones.build(name, built.preset) for name in in_loop})
+        model = ECGMoE(built, {name: backbones.build(name, built.preset, inputs.seed) for name in in_loop})
     return fit(model, inputs, cohort, config, folder)

@@ -74,6 +74,13 @@ def test_shared_features_give_the_same_answers(bench):
     assert all(torch.equal(own[name], shared[name]) for name in TASKS)
 
 
+def test_the_rival_holds_no_model_of_ours(cohort):
+    alone = Bench("compact-random", cohort.signal[:2], cohort.fs)
+    with torch.no_grad():
+        alone.enecg_shared()
+    assert {"own", "of_a_task"}.isdisjoint(vars(alone)) and len(alone.sets) == 1
+
+
 def test_an_even_load_is_even(bench, cohort):
     model = bench.model(top_k=2)
     c = model.config

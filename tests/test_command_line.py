@@ -1,12 +1,15 @@
 """The command line: what it makes, what it says, and that bad input is one line and exit code 1."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
 from ecgmoe import __main__ as command_line
-from ecgmoe import bench, datasets
+from ecgmoe import bench, datasets, training
 from ecgmoe.datasets import simulated
 
 
@@ -48,6 +51,41 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: py
     done = invoke("prepare", root, tmp_path / "store", "--scheduler", "tcp://127.0.0.1:9")
     assert done.exit_code == 1
     assert "tcp://127.0.0.1:9" in done.output
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> datasets.Cohort:
+    root = simulated.write(tmp_path_factory.mktemp("few") / "cohort", n_patients=60)
+    return datasets.load(root)
+
+
+def test_train_scores_every_metric_and_prints_the_headline(
+    few: datasets.Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: few)
+    done = invoke("train", "few", "--folder", tmp_path / "run", "--preset", "compact-random", "--epochs", 1)
+    assert done.exit_code == 0, done.output
+    rows = pd.DataFrame(json.loads((tmp_path / "run" / "scores.json").read_text())["metrics"]["test"])
+    assert {"auroc", "macro_f1", "mae"} < set(rows["metric"])
+    own = rows[rows["model"] == "ECG-MoE"].set_index(["task", "metric"])["value"]
+    line = next(line for line in done.output.splitlines() if "ECG-MoE" in line)
+    assert f"{own['rr', 'mae']:.1f} [" in line, "the first is the RR interval, by its headline metric"
+
+
+def test_what_cannot_be_scored_is_said_before_training(
+    few: datasets.Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(training, "train", never)
+    for fold in (8, 9):
+        table = few.table.assign(age=few.table["age"].where(few.table["fold"] != fold))
+        broken = replace(few, table=table)
+        monkeypatch.setattr(datasets, "load", lambda *_, broken=broken, **__: broken)
+        done = invoke("train", "few", "--folder", tmp_path / "run", "--preset", "compact-random")
+        assert done.exit_code == 1 and done.output.startswith("Error: age: no labelled record"), done.output
+    assert not (tmp_path / "run").exists()
 
 
 def test_bench_data_prints_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

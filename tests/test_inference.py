@@ -91,6 +91,28 @@ def test_backbones_that_the_model_holds_run_within_it(cohort, k, monkeypatch):
         np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_beats_are_as_long_as_the_model_has_learnt_them(cohort, networks):
+    model = build(networks, beat_length=32)
+    found = inference.answer(model, networks, cohort.signal[:4], cohort.fs)
+    with torch.no_grad():
+        of_all = {name: network.features(cohort.signal[:4], cohort.fs) for name, network in networks.items()}
+        inputs = features.from_signal(cohort.signal[:4], cohort.fs, of_all, beat_length=32)
+        expected = model.predict(model(inputs).logits)
+    for name, values in found.predictions.items():
+        np.testing.assert_allclose(values, expected[name].numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_card_shows_how_to_get_answers(cohort, networks, tmp_path):
+    model = build(networks, preset="compact-random", top_k=2)
+    model.save_pretrained(tmp_path)
+    code = "".join((tmp_path / "README.md").read_text().split("```python\n")[i].split("```")[0] for i in (1, 2))
+    known = {"signal": cohort.signal[:2], "fs": cohort.fs}
+    exec(code.replace("this folder, or a name on the hub", str(tmp_path)), known)
+    expected = inference.answer(model, networks, cohort.signal[:2], cohort.fs).predictions
+    for name, values in known["predictions"].items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-5)
+
+
 def test_only_heads_of_requested_tasks_run(cohort, networks):
     model = build(networks, top_k=2)
     called = []

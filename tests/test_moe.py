@@ -161,9 +161,19 @@ def test_rivals_have_about_as_many_parameters_as_the_experts():
 
 def test_equal_windows_tile_the_recording():
     signal = torch.arange(1000.0).expand(2, 12, 1000)
-    window_BNCL = variants.equal_windows(signal, 10, 100)
+    window_BNCL = variants.equal_windows(signal, 100.0, 10, 100)
     assert window_BNCL.shape == (2, 10, 12, 100)
     torch.testing.assert_close(window_BNCL[0, :, 0, 0], torch.arange(10) * 100.0)
+
+
+def test_equal_windows_of_faster_recordings_fold_nothing():
+    time = torch.arange(5000) / 500
+    slow, fast = (torch.sin(2 * torch.pi * hz * time).expand(1, 12, -1) for hz in (5, 110))
+    assert variants.equal_windows(fast, 500.0).abs()[:, 1:-1].max() < 0.01
+    window_BNCL = variants.equal_windows(slow, 500.0)
+    at = (torch.arange(1024) + 0.5) * 1000 / 1024 - 0.5
+    expected = torch.sin(2 * torch.pi * 5 * at / 100).unflatten(0, (16, 64))
+    torch.testing.assert_close(window_BNCL[0, 1:-1, 0], expected[1:-1], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("lora", ["none", "both"])
@@ -264,4 +274,9 @@ def test_signal_to_noise_is_that_of_the_data():
         y = x[:, :1] + noise * torch.randn(2000, 1, generator=g)
         y[:10] = float("nan")
         assert linear.signal_to_noise(x, [y]) == pytest.approx(1 / noise**2, rel=0.15)
-    assert linear.signal_to_noise(x, [torch.randn(2000, 1, generator=g)]) < 0.02
+    nothing = torch.randn(2000, 1, generator=g)
+    assert linear.signal_to_noise(x, [nothing]) < 0.02
+    one_class = torch.tensor([1.0, 0.0]).expand(2000, 2)
+    for constant in (one_class, torch.full((2000, 1), 0.3)):
+        assert linear.signal_to_noise(x, [y, constant]) == linear.signal_to_noise(x, [y])
+    assert linear.signal_to_noise(x, [one_class]) == pytest.approx(0.01 / 0.99), "nothing to explain"

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ecgmoe.features import Inputs
-from ecgmoe.multitask import MultiTask, Output
-from ecgmoe.objective import SMOOTH_WITHIN_SD, Step, objective, supervised_contrast
+from ecgmoe.multitask import Load, MultiTask, Output
+from ecgmoe.objective import SMOOTH_WITHIN_SD, Step, balance_of, objective, supervised_contrast
 from ecgmoe.tasks import TASKS
 
 NAN = float("nan")
@@ -102,25 +102,42 @@ def test_contrast_of_one_record_is_zero(output):
     assert supervised_contrast(a, b, torch.tensor([7]), 4.0).item() == pytest.approx(0, abs=1e-6)
 
 
+#: Three of four records choose the first of three backbones. By hand: 3 (3/4 × 1.65/4 + 1/4 × 1.45/4 + 0) = 1.2.
+UNEVEN = Load(
+    torch.tensor([[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]]).bool(),
+    torch.tensor([[0.6, 0.2, 0.2], [0.5, 0.25, 0.25], [0.45, 0.3, 0.25], [0.1, 0.7, 0.2]]),
+)
+
+
+def test_balance_is_one_where_even_and_m_where_one_takes_all():
+    chosen, probability = UNEVEN
+    assert balance_of(UNEVEN).item() == pytest.approx(1.2)
+    assert balance_of(Load(torch.eye(3).bool(), torch.eye(3))).item() == pytest.approx(1)
+    first = torch.tensor([[1.0, 0.0, 0.0]]).expand(4, 3)
+    assert balance_of(Load(first.bool(), first)).item() == pytest.approx(3)
+    assert balance_of(Load(torch.ones_like(chosen), probability)).item() == pytest.approx(1), "all run"
+
+
 def test_contrast_and_balance_enter_the_total_by_their_weights(model, output):
     plain = objective(model, output, TARGETS, lam=0)
     assert plain.contrastive.item() == 0
     losses = objective(
-        model, output._replace(balance=torch.tensor(1.5)), TARGETS, 0.3, balance=0.1, group_B=torch.tensor([0, 0, 1, 1])
+        model, output._replace(load=UNEVEN), TARGETS, 0.3, balance=0.1, group_B=torch.tensor([0, 0, 1, 1])
     )
     expected = khosla(*output.contrast, torch.tensor([0, 0, 1, 1]), model.temperature.exp()) / 8
     torch.testing.assert_close(losses.contrastive, expected)
-    torch.testing.assert_close(losses.total, plain.total + 0.3 * expected + 0.1 * 1.5)
+    torch.testing.assert_close(losses.total, plain.total + 0.3 * expected + 0.1 * 1.2)
 
 
 @pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
 def test_shares_of_a_step_add_up_to_the_step(model, output, weighting):
     model.log_variance_K.data = torch.linspace(-1, 1, 5)
     group = torch.tensor([0, 1, 1, 0])
-    output = output._replace(balance=torch.tensor(1.2))
+    probability = UNEVEN.probability_BM.clone().requires_grad_()
+    output = output._replace(load=UNEVEN._replace(probability_BM=probability))
     options = {"weighting": weighting, "balance": 0.1}
     whole = objective(model, output, TARGETS, 0.5, group_B=group, **options)
-    every = torch.cat(output.contrast)
+    chosen, every = UNEVEN.chosen_BM, torch.cat(output.contrast)
     counts = {name: int(target.isfinite().sum()) for name, target in TARGETS.items()}
     shares = []
     for part in (slice(0, 1), slice(1, 4)):
@@ -128,11 +145,14 @@ def test_shares_of_a_step_add_up_to_the_step(model, output, weighting):
         order = torch.cat([own, own + 4, *(i for k in range(4) if k not in own for i in torch.tensor([[k], [k + 4]]))])
 
         def gather(rows, order=order):
+            if rows.shape[1:] == (6,):  # a router's load
+                return torch.cat([rows, torch.cat([chosen.float(), probability], 1)[order[2 * len(rows) :: 2]]]), 0
             return (F.normalize(every, dim=-1)[order] if rows.is_floating_point() else group[order % 4]), 0
 
         taken = output._replace(
             logits={name: logits[part] for name, logits in output.logits.items()},
             contrast=tuple(side[part] for side in output.contrast),
+            load=Load(chosen[part], probability[part]),
         )
         targets = {name: target[part] for name, target in TARGETS.items()}
         shares.append(
@@ -140,6 +160,11 @@ def test_shares_of_a_step_add_up_to_the_step(model, output, weighting):
         )
     torch.testing.assert_close(sum(share.total for share in shares), whole.total)
     torch.testing.assert_close(sum(share.contrastive for share in shares), whole.contrastive)
+    alone = [balance_of(Load(chosen[part], probability[part])) for part in (slice(0, 1), slice(1, 4))]
+    assert sum(alone).item() > 1.5 * balance_of(output.load).item(), "of a part alone it is another one"
+    (of_whole,) = torch.autograd.grad(whole.total, probability)
+    (of_shares,) = torch.autograd.grad(sum(share.total for share in shares), probability)
+    torch.testing.assert_close(of_shares, of_whole)
     for name, loss in whole.by_task.items():
         torch.testing.assert_close(sum(share.by_task[name] for share in shares), loss)
 

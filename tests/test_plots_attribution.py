@@ -44,3 +44,9 @@ def test_attributions_are_written_clear_ones_bold_and_causes_framed():
     frames = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
     assert [PHASES[int(frame.get_x())] for frame in frames] == ["P", "RR"]
     assert [int(frame.get_y()) for frame in frames] == [0, 0]
+
+
+def test_without_any_group_the_figure_says_so():
+    none = pd.DataFrame(columns=["group", "task", "phase", "value", "low", "high", "n"])
+    (text,) = drawn(plots.phase_attribution(none, {"one": ("P",)})).axes[0].texts
+    assert text.get_text() == "no recording of these groups"

@@ -241,6 +241,29 @@ def test_records_of_a_patient_come_side_by_side_where_the_contrast_needs_it(coho
     assert (np.diff(patients) != 0).sum() == len(set(patients)) - 1
 
 
+def test_only_the_contrast_by_patient_looks_at_patients(cohort, inputs):
+    table = cohort.table.assign(patient_id=np.arange(len(cohort)) % 16)
+    for contrast, n_groups in (("record", len(cohort)), ("views", len(cohort)), ("patient", 16)):
+        group = a_training(replace(cohort, table=table), inputs, contrast=contrast).group
+        assert len(group.unique()) == n_groups, contrast
+
+
+def test_backbones_in_the_loop_are_those_that_the_features_come_from(cohort):
+    inputs = features.make_inputs(cohort, names=("moment",), preset="compact-random", seed=5)
+    assert inputs.seed == inputs.take(torch.arange(3)).seed == inputs.to("cpu").seed == 5
+    config = training.FitConfig(epochs=1, batch_size=32, seed=1)  # several trainings share the inputs
+    model = training.train(cohort, inputs, config=config, preset="compact-random", lora="backbone").model
+    frozen = {
+        name.replace(".base_layer", ""): weight
+        for name, weight in model.networks["moment"].named_parameters()
+        if ".lora_" not in name
+    }
+    expected = backbones.build("moment", "compact-random", seed=5).state_dict()
+    assert len(frozen) > 5
+    for name, weight in frozen.items():
+        assert torch.equal(weight, expected[name]), name
+
+
 SHORT = {"epochs": 4, "batch_size": 16}
 
 

@@ -65,9 +65,19 @@ def phase_attribution(found: pd.DataFrame, true: Mapping[str, Sequence[str]] | N
         From :func:`ecgmoe.attribution.attribution`. Values whose interval lies above 0 are bold.
     true : mapping of str to sequence of str, optional
         Phases to be framed, by group: the known cause.
+
+    Notes
+    -----
+    Without any group the figure says so.
     """
     style()
     groups = list(dict.fromkeys(found["group"]))
+    if not groups:
+        fig, ax = plt.subplots(figsize=(5, 0.6))
+        ax.axis("off")
+        ax.text(0.5, 0.5, "no recording of these groups", ha="center", va="center")
+        plt.close(fig)
+        return fig
     wide = found.pivot(index="group", columns="phase", values="value").loc[groups, list(PHASES)]
     low = found.pivot(index="group", columns="phase", values="low").loc[groups, list(PHASES)]
     share = wide.clip(lower=0).div(wide.max(axis=1).clip(lower=1e-9), axis=0)
