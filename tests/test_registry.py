@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgmoe import ablation, backbones, chapters, datasets, evaluation, paper, probing, tasks, variants
+from ecgmoe import ablation, backbones, chapters, datasets, evaluation, paper, probing, results, tasks, variants
 from ecgmoe.datasets import annotated, ptbxl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,3 +90,18 @@ def test_a_group_of_the_ablation_is_explained_and_its_rows_are_shown_and_trained
     assert group == ablation.FULL or f"**{group}**" in chapter
     assert "for row in ablation.TABLE" in chapter, "a line a row"
     assert "for name, row in ROWS.items()" in TESTS["test_ablation"], "a test a row"
+
+
+def test_the_measured_cost_holds_what_it_is_for_and_the_front_page_tells_it():
+    metrics = results.reference("efficiency_published")["metrics"]
+    ways = {way["way"]: way for way in metrics["ways"]}
+    apart, shared = ways["one EnECG a task"], ways["one EnECG a task, features shared"]
+    assert apart["relative"] >= 4 and apart["own_share_of_peak"] <= 0.65
+    assert metrics["epoch"]["ratio"] >= 50 and metrics["epoch"]["difference"] <= 1e-4
+    assert {"routed", "curve"} <= set(metrics) and {row["k"] for row in metrics["routed"]} == {0, 1, 2, 3, 4}
+    told = (
+        f"{apart['relative']:.1f} times as fast as five EnECG models, in {apart['own_share_of_peak']:.0%} of their "
+        "memory; as soon as these share their frozen features, "
+        f"{shared['relative']:.2f} times, in {shared['own_share_of_peak']:.0%}"
+    )
+    assert told.replace("%", " %") in " ".join((ROOT / "README.md").read_text("utf-8").split())
