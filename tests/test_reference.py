@@ -236,7 +236,7 @@ def test_the_command_refuses_an_unknown_row_and_a_missing_folder(tmp_path):
 
 
 def test_the_shipped_run_meets_what_it_is_for():
-    """Three seeds of every row that is not a side question, two thousand test recordings, and what the chapters tell."""
+    """Three seeds of every row that is no side question, two thousand test recordings, and what the chapters tell."""
     content = reference.load()
     metrics = content["metrics"]
     assert metrics["records"]["test"] >= 2000
