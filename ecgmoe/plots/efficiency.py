@@ -39,8 +39,8 @@ def tradeoff(scores: pd.DataFrame, relative: pd.Series) -> Figure:
         ax.plot(at, mean[at.index], color=COLOURS[0], lw=1.3)
         for k in at.index:
             label = "all" if k == 0 else str(k)
-            aside = 5 if k % 2 else -5  # neighbours that take the same time stay legible
-            side = "left" if k % 2 else "right"
+            aside = -5 if k == 2 else 4  # neighbours that take the same time stay legible
+            side = "right" if k == 2 else "left"
             ax.annotate(label, (at[k], mean[k]), (aside, 3), textcoords="offset points", ha=side, color=INK, fontsize=8)
         ax.set_title(task.title)
         ax.set_ylabel(f"lost, {_LOST.get(name, 'points')}")
