@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ecgmoe import backbones, cache, enecg, evaluation, fusion, resnet, results, tasks, training, variants
+from ecgmoe import backbones, cache, enecg, evaluation, resnet, results, tasks, training, variants
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
@@ -52,11 +52,13 @@ class Row:
     effort: float = 1.0  # most epochs, as a multiple of ECG-MoE's
     costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand, with one seed
     once: bool = False  # a side question: with one seed
+    after: str = ""  # the row, with frozen backbones, whose trained model this one goes on from
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides on the result: the row without its words, and without how often it is trained."""
-        return {key: value for key, value in asdict(self).items() if key not in ("name", "group", "about", "once")}
+        settings = {key: value for key, value in asdict(self).items() if key not in ("name", "group", "about", "once")}
+        return settings | {"after": _row(self.after).settings if self.after else None}
 
 
 #: Single backbones are no more than a few linear maps. On the validation part of the simulated cohort MOMENT and ECG-FM
@@ -64,9 +66,17 @@ class Row:
 HEAD_FIT: dict[str, Any] = {"lr": 5e-3}
 HEAD_SHAPE: dict[str, Any] = {"n_components": 256}
 HEAD_EFFORT = 3.0
-#: A quarter of the epochs where backbones are trained, which start from pretrained weights; and of the large ResNet as
-#: many as still take longer than ECG-MoE with the features of its backbones.
-TUNING_EFFORT, LARGE_EFFORT = 0.25, 0.2
+#: Where backbones are trained, what stands on them was trained before, on their features as they are; a quarter of the
+#: epochs goes on from there (Kumar et al. 2022, "Fine-tuning can distort pretrained features"). Tried on ECG-FM, on the
+#: validation part: rates of backbones of 2e-4, 1e-3, 5e-3, of heads of 1e-3 and 5e-3, and no head trained before.
+TUNING_FIT: dict[str, dict[str, Any]] = {
+    "backbone": {"lr": 1e-3, "lr_backbones": 1e-3},
+    "both": {"lr": 1e-3, "lr_backbones": 1e-3},
+    "full": {"lr": 1e-3},
+}
+TUNING_EFFORT = 0.25
+#: Of the large ResNet as many epochs as still take longer than ECG-MoE with the features of its backbones.
+LARGE_EFFORT = 0.2
 
 _ABOUT_RIVALS = {
     "moe": "five MLPs and a dense gate",
@@ -115,19 +125,20 @@ def _table() -> tuple[Row, ...]:
         ),
         Row("fusion by sum", "fusion", "the circled plus of eq. 4 as a sum", shape={"fusion": "sum"}),
     ]
-    for placement, name, about in (
-        ("fusion", "LoRA in the fusion", "its maps stay random, low-rank changes are learnt; backbones frozen"),
-        (
-            "backbone",
-            "LoRA in the backbones",
-            "low-rank changes of their attention are learnt too; a quarter of the epochs",
-        ),
-        ("both", "LoRA in both", "low-rank changes of fusion and backbones; a quarter of the epochs"),
-        ("full", "everything trained", "all weights of the backbones too; a quarter of the epochs"),
+    maps = Row(
+        "LoRA in the fusion",
+        "what is trained",
+        "its maps stay random, low-rank changes are learnt; backbones frozen",
+        shape={"lora": "fusion"},
+    )
+    rows.append(maps)
+    for placement, name, about, after in (
+        ("backbone", "LoRA in the backbones", "low-rank changes of their attention", FULL),
+        ("both", "LoRA in both", "low-rank changes of the attention of the backbones", maps.name),
+        ("full", "everything trained", "all weights of the backbones", FULL),
     ):
-        costly = placement in fusion.IN_LOOP
-        effort = TUNING_EFFORT if costly else 1.0
-        rows.append(Row(name, "what is trained", about, shape={"lora": placement}, effort=effort, costly=costly))
+        row = Row(name, "what is trained", f"goes on from {after}: {about} are learnt too", shape={"lora": placement})
+        rows.append(replace(row, fit=TUNING_FIT[placement], effort=TUNING_EFFORT, costly=True, after=after))
     rows += [
         Row(f"router: {k} of 5", "routing", f"the raw signal decides which run, {k} of five", shape={"top_k": k})
         for k in range(1, len(backbones.NAMES))
@@ -141,17 +152,15 @@ def _table() -> tuple[Row, ...]:
             row = Row(f"{titles[name]}: head{words}", "single backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
             rows.append(replace(row, effort=HEAD_EFFORT))
     for name in backbones.NAMES:
+        after = f"{titles[name]}: head"
         for lora, word, about in (
-            (
-                "backbone",
-                "LoRA",
-                "one backbone, low-rank changes of its attention, and a head; a quarter of the epochs",
-            ),
-            ("full", "full", "one backbone, all its weights trained, and a head; a quarter of the epochs"),
+            ("backbone", "LoRA", "low-rank changes of the backbone's attention"),
+            ("full", "full", "all weights of the backbone"),
         ):
+            about = f"goes on from {after}: {about} are learnt too"
             shape = {"periodic": "none", "characteristics": "none", "lora": lora, **HEAD_SHAPE}
-            row = Row(f"{titles[name]}: {word}", "tuned backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
-            row = replace(row, effort=TUNING_EFFORT, costly=True)
+            row = Row(f"{titles[name]}: {word}", "tuned backbones", about, "ECG-MoE", (name,), shape, TUNING_FIT[lora])
+            row = replace(row, effort=TUNING_EFFORT, costly=True, after=after)
             if lora == "full" or backbones.kind_of(name).lora_targets:
                 rows.append(row)
     rows += [
@@ -198,6 +207,10 @@ def _others(name: str) -> tuple[str, ...]:
 TABLE = _table()
 
 
+def _row(name: str) -> Row:
+    return next(row for row in TABLE if row.name == name)
+
+
 class Run(NamedTuple):
     """One row trained with one seed."""
 
@@ -242,6 +255,7 @@ def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
 
 def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> list[Fitted]:
     """Train what a row says: one model, or one a task."""
+    start = fit_row(_row(row.after), cohort, inputs, config, preset)[0].model if row.after else None
     config = replace(config, **row.fit, epochs=max(1, round(config.epochs * row.effort)))
     names = tuple(cohort.tasks)
     if row.kind == "EnECG published":
@@ -257,7 +271,10 @@ def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset:
         return [training.fit(resnet.build(inputs, names, config.seed, **shape), inputs, cohort, config)]
     shape = {"preset": preset, **row.shape}
     parts = [(task,) for task in names] if row.kind == "one a task" else [names]
-    return [training.train(cohort, inputs, names=row.backbones, config=config, tasks=part, **shape) for part in parts]
+    return [
+        training.train(cohort, inputs, names=row.backbones, config=config, start=start, tasks=part, **shape)
+        for part in parts
+    ]
 
 
 @memoise

@@ -21,7 +21,7 @@ from ecgmoe.multitask import Load, MultiTask, Output
 from ecgmoe.tasks import TASKS
 
 #: Within this many SD of the target a regression's loss is quadratic, beyond it the absolute error that is reported.
-SMOOTH_WITHIN_SD = 0.01
+SMOOTH_WITHIN_SD = 0.003
 
 
 class Losses(NamedTuple):

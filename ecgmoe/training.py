@@ -381,6 +381,7 @@ def train(
     names: Sequence[str] | None = None,
     config: FitConfig = FitConfig(),
     folder: Path | None = None,
+    start: MultiTask | None = None,
     **shape: Any,
 ) -> Fitted:
     """Build an ECG-MoE for a cohort and fit it: the one call of the chapters and the command line.
@@ -397,8 +398,15 @@ def train(
     config : FitConfig
     folder : Path, optional
         As for :func:`fit`.
+    start : MultiTask, optional
+        A trained ECG-MoE of the same shape with its backbones frozen: training goes on from its weights.
     **shape
         Fields of :class:`~ecgmoe.fusion.ECGMoEConfig` other than those that follow from the inputs.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit` and :class:`~ecgmoe.fusion.ECGMoEConfig` do, or ``start`` is of another shape.
     """
     names = tuple(inputs.features) if names is None else tuple(names)
     base = ECGMoEConfig(
@@ -413,4 +421,11 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = ECGMoE(built, {name: backbones.build(name, built.preset, inputs.seed) for name in in_loop})
+    if start is not None:
+        kept, own = start.state_dict(), model.state_dict()
+        odd = {name for name in own if not name.startswith("networks.")} ^ set(kept)
+        odd |= {name for name in own.keys() & kept.keys() if own[name].shape != kept[name].shape}
+        if odd:
+            raise ValueError(f"start is of another shape: {', '.join(sorted(odd)[:3])}, ...")
+        model.load_state_dict(kept, strict=False)
     return fit(model, inputs, cohort, config, folder)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, backbones, features, reliability, training
+from ecgmoe import ablation, backbones, features, fusion, reliability, training
 from ecgmoe.training import FitConfig
 
 CONFIG = FitConfig(epochs=1, batch_size=16)
@@ -69,6 +69,34 @@ def test_every_row_that_trains_backbones_trains_them(cohort, inputs, name):
     tuned = sum(sizes[backbone] for backbone in ROWS[name].backbones)
     assert done.total >= tuned
     assert (done.trained > 0.9 * tuned) == (ROWS[name].shape.get("lora", "full") == "full")
+
+
+def test_rows_that_train_backbones_go_on_from_one_that_does_not(cohort, inputs, monkeypatch):
+    for row in ablation.TABLE:
+        in_loop = row.shape.get("lora", "none") in fusion.IN_LOOP
+        assert bool(row.after) == in_loop, row.name
+        if in_loop:
+            first = ROWS[row.after]
+            assert first.shape.get("lora", "none") == ("fusion" if row.shape["lora"] == "both" else "none")
+            assert {**row.shape, "lora": ""} == {**first.shape, "lora": ""} and row.backbones == first.backbones
+            assert row.settings["after"] == first.settings
+    found = []
+    train = training.train
+
+    def spying(*args, start=None, **options):
+        found.append((start, train(*args, start=start, **options)))
+        return found[-1][1]
+
+    monkeypatch.setattr(training, "train", spying)
+    few = np.r_[:4, 24:32]
+    small = replace(cohort, table=cohort.table.iloc[few], signal=cohort.signal[few])
+    config = replace(CONFIG, batch_size=8, lr=1e-3)
+    row = replace(ROWS["DLinear: full"], fit={"lr": 1e-9, "lr_backbones": 1e-9})
+    ablation.fit_row(row, small, inputs.take(torch.from_numpy(few)), config, PRESET)
+    (nothing, head), (start, tuned) = found
+    assert nothing is None and start is head.model and not head.model.networks and tuned.model.networks
+    for name, weight in head.model.named_parameters():
+        torch.testing.assert_close(tuned.model.get_parameter(name), weight, rtol=0, atol=1e-6)
 
 
 def test_no_two_rows_are_the_same_and_names_can_be_told_apart():
