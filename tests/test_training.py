@@ -254,7 +254,9 @@ def test_training_goes_on_from_a_model_of_the_same_shape_alone(cohort, inputs, f
     config = training.FitConfig(epochs=1, batch_size=16, lr=1e-9)
     further = training.train(cohort, inputs, config=config, start=fitted.model)
     np.testing.assert_allclose(further.predictions["age"], fitted.predictions["age"], rtol=1e-4)
-    with pytest.raises(ValueError, match="start is of another shape: after.0.bias, after.0.weight, from_backbones.bias, ..."):
+    with pytest.raises(
+        ValueError, match="start is of another shape: after.0.bias, after.0.weight, from_backbones.bias, ..."
+    ):
         training.train(cohort, inputs, config=config, start=fitted.model, width=32)
 
 
