@@ -349,8 +349,15 @@ def score_table(
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
-#: How a headline metric is named and printed.
-_METRIC_LABELS = {"mae": "MAE", "macro_f1": "macro-F1", "accuracy": "accuracy"}
+#: How a metric is named and printed.
+_METRIC_LABELS = {
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "macro_f1": "macro-F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+}
 _DECIMALS = {"rr": 1, "age": 2}
 
 
@@ -406,3 +413,27 @@ def paper_table(
             label = ""
     table = pd.DataFrame(rows, columns=["Task", "Model", "Paper", "This run"])
     return table if paper is not None else table.drop(columns="Paper")
+
+
+def metrics_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Put every metric of a task on a line, models side by side.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        From :func:`score_table` with ``headline=False``.
+
+    Returns
+    -------
+    DataFrame
+        Text columns ``Task``, ``Metric`` and one a model, for :func:`ecgmoe.results.table`; what a model has no answer
+        for is a dash.
+    """
+    rows = []
+    for _, part in scores.groupby(["task", "metric"], sort=False):
+        name, metric = part["task"].iloc[0], part["metric"].iloc[0]
+        places = _DECIMALS.get(name, 3)
+        values = {model: f"{value:.{places}f}" for model, value in zip(part["model"], part["value"], strict=True)}
+        rows.append({"Task": TASKS[name].title, "Metric": _METRIC_LABELS[metric], **values})
+    table = pd.DataFrame(rows).fillna("–")
+    return table.assign(Task=table["Task"].mask(table["Task"].duplicated(), ""))

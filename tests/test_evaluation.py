@@ -262,6 +262,19 @@ def test_missing_tasks_are_said_to_be_missing():
     assert "potassium" not in baselines.random_heads({"m": np.ones((len(cohort), 2))}, cohort, 0)["m"]
 
 
+def test_every_metric_has_a_line_and_every_model_a_column(data):
+    cohort, z = data
+    runs = baselines.floors_from(cohort, intervals=z)
+    scores = ev.score_table(runs, cohort, headline=False, n_boot=0)
+    shown = ev.metrics_table(scores)
+    assert list(shown.columns) == ["Task", "Metric", *runs]
+    assert len(shown) == 2 * 2 + 3 * 4 and (shown["Task"] != "").sum() == 5
+    assert list(shown["Metric"][-4:]) == ["accuracy", "macro-F1", "balanced accuracy", "AUROC"]
+    value = scores.query(f"model == '{ev.INTERVALS}' and task == 'sex' and metric == 'auroc'")["value"].item()
+    line = shown[(shown["Task"].replace("", None).ffill() == "Sex") & (shown["Metric"] == "AUROC")]
+    assert line[ev.INTERVALS].item() == f"{value:.3f}" and line[ev.ZERO].item() == "–"
+
+
 def test_floors(data):
     cohort, z = data
     targets, train = cohort.targets(), cohort.split == "train"
