@@ -11,7 +11,7 @@ Shape legend: N records with a label, K resamples (the first of them the sample 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -192,21 +192,41 @@ def paired_difference(
         Columns ``task, metric, a, b, difference, low, high, p, better``: ``difference`` is a minus b; ``p`` two-sided;
         ``better`` is ``"a"``, ``"b"``, or ``"neither"`` where the interval holds 0.
     """
+    runs = {"a": seeds_of(predictions_a), "b": seeds_of(predictions_b)}
     rows = []
-    runs_a, runs_b = seeds_of(predictions_a), seeds_of(predictions_b)
-    for sample in samples([*runs_a, *runs_b], targets, patients, n_boot, seed):
-        task = sample.task
-        by_run = [values[task.metric] for values in sample.metrics(headline=True)]
-        a_K, b_K = np.mean(by_run[: len(runs_a)], axis=0), np.mean(by_run[len(runs_a) :], axis=0)
-        difference_K = a_K - b_K
-        low, high = interval(difference_K)
-        tails = [(1 + np.sum(side)) / (n_boot + 1) for side in (difference_K[1:] <= 0, difference_K[1:] >= 0)]
-        better = "neither" if low <= 0 <= high else "a" if (low > 0) == task.higher_is_better else "b"
-        rows.append(
-            (task.name, task.metric, a_K[0], b_K[0], difference_K[0], low, high, min(1.0, 2 * min(tails)), better)
-        )
-    columns = ["task", "metric", "a", "b", "difference", "low", "high", "p", "better"]
-    return pd.DataFrame(rows, columns=columns)
+    for name in TASKS:
+        if name in targets and all(name in one for seeds in runs.values() for one in seeds):
+            values = _headline(runs, name, targets, patients, n_boot, seed)
+            rows.append((name, *_difference(TASKS[name], values["a"], values["b"])))
+    return pd.DataFrame(rows, columns=["task", *_DIFFERENCE])
+
+
+#: Columns of a difference.
+_DIFFERENCE = ("metric", "a", "b", "difference", "low", "high", "p", "better")
+
+
+def _headline(
+    runs: Mapping[str, Sequence[Predictions]],
+    name: str,
+    targets: Mapping[str, np.ndarray],
+    patients: np.ndarray,
+    n_boot: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Headline metric of a task by run, the mean over its seeds, on the same resamples (K,)."""
+    every = [{name: one[name]} for seeds in runs.values() for one in seeds]
+    (sample,) = samples(every, {name: targets[name]}, patients, n_boot, seed)
+    values = iter([found[sample.task.metric] for found in sample.metrics(headline=True)])
+    return {run: np.mean([next(values) for _ in seeds], axis=0) for run, seeds in runs.items()}
+
+
+def _difference(task: Task, a_K: np.ndarray, b_K: np.ndarray) -> tuple[Any, ...]:
+    """What :data:`_DIFFERENCE` names."""
+    difference_K = a_K - b_K
+    low, high = interval(difference_K)
+    tails = [(1 + np.sum(side)) / len(difference_K) for side in (difference_K[1:] <= 0, difference_K[1:] >= 0)]
+    better = "neither" if low <= 0 <= high else "a" if (low > 0) == task.higher_is_better else "b"
+    return task.metric, a_K[0], b_K[0], difference_K[0], low, high, min(1.0, 2 * min(tails)), better
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -246,20 +266,20 @@ def compare(
         Columns ``task, baseline, metric, model_value, baseline_value, difference, low, high, p, p_holm, better``.
     """
     part = part_of(cohort, "test")
-    here = {name: part.take(run) for name, run in runs.items()}
-    parts = [
-        paired_difference(here[model], here[name], part.targets, part.patients, n_boot=n_boot, seed=seed).assign(
-            baseline=name
-        )
-        for name in (tuple(baselines) or [name for name in runs if name != model])
-    ]
-    if not parts:
+    wanted = tuple(baselines) or tuple(name for name in runs if name != model)
+    here = {name: part.take(runs[name]) for name in (model, *wanted)}
+    rows = []
+    for name, task in TASKS.items():  # resamples and metrics of a task are computed once, whatever is compared
+        able = {run: seeds for run, seeds in here.items() if name in part.targets and all(name in one for one in seeds)}
+        if model in able and len(able) > 1:
+            values = _headline(able, name, part.targets, part.patients, n_boot, seed)
+            rows += [(name, run, *_difference(task, values[model], values[run])) for run in wanted if run in able]
+    if not rows:
         raise ValueError("nothing to compare with")
-    table = pd.concat(parts, ignore_index=True).rename(columns={"a": "model_value", "b": "baseline_value"})
+    table = pd.DataFrame(rows, columns=["task", "baseline", *_DIFFERENCE])
+    table = table.rename(columns={"a": "model_value", "b": "baseline_value"})
     table = _adjusted(table)
     order = ["task", "baseline", "metric", "model_value", "baseline_value", "difference", "low", "high", "p", "p_holm"]
-    table["task"] = pd.Categorical(table["task"], categories=list(TASKS), ordered=True)
-    table = table.sort_values("task", kind="stable", ignore_index=True).astype({"task": str})
     return table[[*order, "better"]]
 
 
