@@ -25,8 +25,9 @@ from transformers.activations import GELUTanh, NewGELUActivation
 
 from ecgmoe import backbones, results
 from ecgmoe.backbones import Backbone, precision
+from ecgmoe.backbones.precision import seconds
 from ecgmoe.backbones.timesnet import Inception
-from ecgmoe.efficiency import one_thread
+from ecgmoe.efficiency import matmul_peak, one_thread
 
 _LEAST_S = 0.1  # what is faster is repeated
 _FEW = 2  # records that operations are counted and errors taken on
@@ -89,12 +90,12 @@ def measure(
     InputError
         The weights of the preset are not there.
     """
-    rows, seconds = [], []
+    rows, times = [], []
     with one_thread(), torch.no_grad():
         for name in tqdm(names, desc="Measuring backbones", disable=None):
             row, times_RW = _one(backbones.build(name, preset), batch, rounds)
             rows.append(row)
-            seconds.append(times_RW)
+            times.append(times_RW)
         reported = precision.instructions()
         metrics: dict[str, Any] = {
             "run": {
@@ -104,11 +105,11 @@ def measure(
                 "threads": 1,
                 "processor": precision.processor(),
                 "instructions": ", ".join(reported) or "none for bfloat16",
-                "float32_gflop_per_s": _matmul(torch.float32),
-                "bfloat16_gflop_per_s": _matmul(torch.bfloat16),
+                "float32_gflop_per_s": matmul_peak(),
+                "bfloat16_gflop_per_s": matmul_peak(torch.bfloat16),
             },
             "backbones": pd.DataFrame(rows),
-            "together": _together(pd.DataFrame(rows), np.sum(seconds, 0), batch),
+            "together": _together(pd.DataFrame(rows), np.sum(times, 0), batch),
         }
     parameters = {"preset": preset, "batch": batch, "rounds": rounds}
     results.save("bench_backbones", metrics, parameters=parameters)
@@ -134,12 +135,12 @@ def race(ways: Mapping[str, Backbone], x: Tensor, rounds: int) -> np.ndarray:
 
 def _race(ways: Mapping[str, Backbone], x: Tensor, rounds: int) -> np.ndarray:
     runs = [partial(way.encode, x) for way in ways.values()]
-    first = [precision.seconds(partial(way.encode, x[:1])) for way in ways.values() for _ in range(2)][1::2]
+    first = [seconds(partial(way.encode, x[:1])) for way in ways.values() for _ in range(2)][1::2]
     repeats = [max(1, round(_LEAST_S / once / len(x))) for once in first]
     times_RW = np.empty((rounds, len(runs)))
     for i in range(rounds):
         for j, (run, repeat) in enumerate(zip(runs, repeats, strict=True)):
-            times_RW[i, j] = min(precision.seconds(run) for _ in range(repeat))
+            times_RW[i, j] = min(seconds(run) for _ in range(repeat))
     return times_RW
 
 
@@ -182,12 +183,6 @@ def _together(table: pd.DataFrame, times_RW: np.ndarray, batch: int) -> dict[str
         "bfloat16_ratio_to_float32": float(np.median(float32_R / bfloat16_R)),
         "bfloat16_error": float(table["bfloat16_error"].max()),
     }
-
-
-def _matmul(dtype: torch.dtype, size: int = 1024) -> float:
-    """Best rate of a square matrix product, GFLOP/s: no network can pass it."""
-    a = torch.randn(size, size).to(dtype)
-    return 2 * size**3 / min(precision.seconds(lambda: a @ a) for _ in range(6)) / 1e9
 
 
 def describe(metrics: Mapping[str, Any]) -> list[str]:

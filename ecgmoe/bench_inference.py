@@ -277,8 +277,7 @@ def epochs(bench: Bench, cohort: Cohort, records: int = 16, batch: int = 8) -> d
     with torch.random.fork_rng(devices=[]):
         epoch(models.pop(), ready)  # warms up
         in_loop_s, cached_s = (
-            efficiency.seconds_of(partial(epoch, model, given))
-            for model, given in zip(models, (None, ready), strict=True)
+            precision.seconds(partial(epoch, model, given)) for model, given in zip(models, (None, ready), strict=True)
         )
     in_loop, cached = models
 

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
+from ecgmoe.backbones.precision import seconds
 from ecgmoe.paper import RECORD_S
 
 
@@ -29,15 +29,6 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def seconds_of(run: Callable[[], object]) -> float:
-    """Time one call, with what it left to do on a GPU."""
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: int = 5) -> pd.DataFrame:
@@ -59,7 +50,7 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
         Indexed by name: ``ms_per_record``, ``records_per_s``, ``gflop_per_record`` (matrix products, convolutions and
         attention, counted by PyTorch), and ``relative`` (time as a multiple of the first row's, median over rounds).
     """
-    seconds = np.empty((rounds, len(runs)))
+    times_RW = np.empty((rounds, len(runs)))
     operations = []
     with torch.no_grad():
         for run in runs.values():
@@ -68,14 +59,14 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
             operations.append(counter.get_total_flops())
         for i in range(rounds):
             for j, run in enumerate(runs.values()):
-                seconds[i, j] = seconds_of(run)
-    median = np.median(seconds, 0)
+                times_RW[i, j] = seconds(run)
+    median = np.median(times_RW, 0)
     return pd.DataFrame(
         {
             "ms_per_record": 1000 * median / n_records,
             "records_per_s": n_records / median,
             "gflop_per_record": np.array(operations) / n_records / 1e9,
-            "relative": np.median(seconds / seconds[:, :1], 0),
+            "relative": np.median(times_RW / times_RW[:, :1], 0),
         },
         index=pd.Index(list(runs), name="run"),
     )
@@ -126,16 +117,11 @@ def _tell_peak() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def matmul_peak(size: int = 1024, rounds: int = 5) -> float:
-    """Best rate of a square float32 matrix product on this machine, GFLOP/s: the bound no model can pass."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    torch.mm(a, b)
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
+def matmul_peak(dtype: torch.dtype = torch.float32, size: int = 1024, rounds: int = 5) -> float:
+    """Best rate of a square matrix product on this machine, GFLOP/s: the bound no model can pass."""
+    a = torch.randn(size, size).to(dtype)
+    torch.mm(a, a)
+    return 2 * size**3 / min(seconds(lambda: torch.mm(a, a)) for _ in range(rounds)) / 1e9
 
 
 def times_real_time(records_per_s: float, record_seconds: float = RECORD_S) -> float:

@@ -29,7 +29,7 @@ def test_counted_operations_are_exact_and_more_work_takes_longer():
 def test_the_bound_is_above_what_a_tiny_product_reaches():
     a = torch.randn(16, 16)
     tiny = efficiency.measure({"tiny": lambda: a @ a}, n_records=1, rounds=9).iloc[0]
-    assert efficiency.matmul_peak(512, 3) > 2 * tiny["gflop_per_record"] * tiny["records_per_s"]
+    assert efficiency.matmul_peak(size=512, rounds=3) > 2 * tiny["gflop_per_record"] * tiny["records_per_s"]
 
 
 def test_real_time_is_seconds_of_recording_a_second():
@@ -46,7 +46,7 @@ def test_threads_are_restored() -> None:
 
 
 def test_a_call_is_timed_whole() -> None:
-    assert 0.02 <= efficiency.seconds_of(lambda: time.sleep(0.02)) < 2
+    assert 0.02 <= efficiency.seconds(lambda: time.sleep(0.02)) < 2
 
 
 def test_peak_memory_is_that_of_the_call_alone() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from ecgmoe import backbones, bench_backbones
 from ecgmoe.backbones import Backbone, lora, precision
 from ecgmoe.backbones.precision import TOLERANCE, Choice
+from ecgmoe.efficiency import matmul_peak
 
 ABLE = ("moment", "tempo", "ecg-fm")
 
@@ -197,10 +198,14 @@ def test_folded_timesnet_is_twice_as_fast_at_equal_output() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not precision.instructions(), reason="this processor reports neither avx512_bf16 nor amx")
 def test_bfloat16_is_far_faster_over_all_five_and_close() -> None:
-    """`python -m ecgmoe bench backbones` finds 3.3 times on an idle processor; this holds where neighbours share it."""
+    """What bfloat16 gains depends on the processor: it is held against what a product of matrices gains beside it.
+
+    `python -m ecgmoe bench backbones` finds 3.3 times where such a product gains 2.3, and 6.7 where it gains 4.5.
+    """
     least = np.full((len(backbones.NAMES), 2), np.inf)  # seconds by backbone and way
-    ratio = 0.0
-    for _ in range(3):
+    product = np.zeros(2)  # operations a second, float32 and bfloat16
+    gain = bound = 0.0
+    for _ in range(3):  # another process may be in the way
         for row, name in zip(least, backbones.NAMES, strict=True):
             backbone = backbones.build(name, "published-random")
             ways = {"eager": bench_backbones.eager(backbone), "bfloat16": precision.faster(backbone, "bfloat16")}
@@ -208,8 +213,9 @@ def test_bfloat16_is_far_faster_over_all_five_and_close() -> None:
             with torch.no_grad():
                 assert precision.relative_error(*(way.encode(few) for way in ways.values())) <= TOLERANCE
             np.minimum(row, bench_backbones.race(ways, x, rounds=1)[0], out=row)
-        ratio = least[:, 0].sum() / least[:, 1].sum()
-        if ratio >= 2.5:
+            np.maximum(product, [matmul_peak(t) for t in (torch.float32, torch.bfloat16)], out=product)
+        gain, bound = least[:, 0].sum() / least[:, 1].sum(), product[1] / product[0]
+        if gain >= bound:
             break
-    print(f"bfloat16 over all five: {ratio:.2f} times as fast")
-    assert ratio >= 2.5
+    print(f"bfloat16 over all five: {gain:.2f} times as fast; a product of matrices: {bound:.2f} times")
+    assert gain >= max(0.9 * bound, 1.5)

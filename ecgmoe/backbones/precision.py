@@ -184,7 +184,7 @@ def seconds(run: Callable[[], object]) -> float:
     """Time one call, and the device's work that it started."""
     start = time.perf_counter()
     run()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter() - start
 
