@@ -309,7 +309,7 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
 @click.option("--records", default=2, type=click.IntRange(min=1), help="Records of a pass.")
 @click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each way is timed.")
 @click.option(
-    "--seeds", default=2, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
+    "--seeds", default=3, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
 )
 @click.option("--device", default="cpu", help="Where to compute, such as cuda.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")

@@ -5,13 +5,12 @@ keeps each result under everything that it depends on, so that interrupted work 
 another cohort, configuration or version of the code are never mixed in.
 """
 
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache as memoise
 from functools import partial
-from inspect import getsource, ismodule
+from inspect import getsource
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ecgmoe import backbones, cache, enecg, evaluation, resnet, results, tasks, training, variants
+from ecgmoe import backbones, cache, enecg, evaluation, features, resnet, results, tasks, training, variants
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
@@ -28,8 +27,8 @@ from ecgmoe.training import FitConfig, Fitted
 #: The row that all others are compared with.
 FULL = "ECG-MoE"
 
-#: Modules whose code decides on the inputs of a training, which are in the key of a result themselves, or on nothing.
-_NOT_IN_KEY = {"beats", "cache", "datasets", "features", "records", "results", "rpeaks"}
+#: Modules that decide, with all that they use, on what a training comes to.
+_DECIDING = tuple(module.__name__ for module in (enecg, resnet, tasks, training))
 
 #: Decimals of a headline metric where three are too many.
 _PLACES = {"rr": 1, "age": 2}
@@ -52,6 +51,7 @@ class Row:
     effort: float = 1.0  # most epochs, as a multiple of ECG-MoE's
     costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand, with one seed
     once: bool = False  # a side question: with one seed
+    phase: bool = False  # beats of one phase instead of one duration: every RR interval is stretched to one length
     after: str = ""  # the row, with frozen backbones, whose trained model this one goes on from
 
     @property
@@ -94,8 +94,13 @@ def _table() -> tuple[Row, ...]:
         for rival, about in _ABOUT_RIVALS.items()
     ]
     rows += [
-        Row("without backbones", "parts", "periodic experts and characteristics alone", backbones=()),
-        Row("without periodic network", "parts", "backbones and characteristics alone", shape={"periodic": "none"}),
+        Row("without backbones", "parts", "periodic experts and characteristics alone, so no contrast", backbones=()),
+        Row(
+            "without periodic network",
+            "parts",
+            "backbones and characteristics alone, so no contrast",
+            shape={"periodic": "none"},
+        ),
         Row(
             "without RR inputs",
             "parts",
@@ -105,9 +110,11 @@ def _table() -> tuple[Row, ...]:
         Row(
             "without characteristics",
             "inputs",
-            "gates and heads see no signal characteristics",
+            "gates and heads see no signal characteristics; the rhythm experts see RR intervals",
             shape={"characteristics": "none"},
         ),
+        Row("without line", "inputs", "regressions start from the mean, not from a line", shape={"line": False}),
+        Row("beats by phase", "inputs", "every RR interval stretched to one length, durations are lost", phase=True),
         Row("one model a task", "tasks", "a model for each task alone; figures are sums over them", "one a task"),
     ]
     rows += [
@@ -152,17 +159,20 @@ def _table() -> tuple[Row, ...]:
             row = Row(f"{titles[name]}: head{words}", "single backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
             rows.append(replace(row, effort=HEAD_EFFORT))
     for name in backbones.NAMES:
-        after = f"{titles[name]}: head"
         for lora, word, about in (
             ("backbone", "LoRA", "low-rank changes of the backbone's attention"),
             ("full", "full", "all weights of the backbone"),
         ):
-            about = f"goes on from {after}: {about} are learnt too"
-            shape = {"periodic": "none", "characteristics": "none", "lora": lora, **HEAD_SHAPE}
-            row = Row(f"{titles[name]}: {word}", "tuned backbones", about, "ECG-MoE", (name,), shape, TUNING_FIT[lora])
-            row = replace(row, effort=TUNING_EFFORT, costly=True, after=after)
-            if lora == "full" or backbones.kind_of(name).lora_targets:
-                rows.append(row)
+            if lora == "backbone" and not backbones.kind_of(name).lora_targets:
+                continue
+            for seen, words in (("none", ""), ("all", " + characteristics")):
+                after = f"{titles[name]}: head{words}"
+                row = Row(
+                    f"{titles[name]}: {word}{words}", "tuned backbones", f"goes on from {after}: {about} are learnt too"
+                )
+                shape = {"periodic": "none", "characteristics": seen, "lora": lora, **HEAD_SHAPE}
+                row = replace(row, backbones=(name,), shape=shape, fit=TUNING_FIT[lora], after=after)
+                rows.append(replace(row, effort=TUNING_EFFORT, costly=True))
     rows += [
         Row("EnECG published", "EnECG", "the sister model with its faults, one model a task", "EnECG published"),
         Row("EnECG mended", "EnECG", "the sister model without them", "EnECG mended"),
@@ -218,7 +228,7 @@ class Run(NamedTuple):
     trained: int  #: parameters that were trained
     total: int  #: parameters in all, those of frozen backbones too
     epochs: int
-    seconds: float  #: of training and prediction, when it took place
+    seconds: float  #: of the processor, for training and prediction, when it took place
 
 
 def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
@@ -258,6 +268,10 @@ def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset:
     start = fit_row(_row(row.after), cohort, inputs, config, preset)[0].model if row.after else None
     config = replace(config, **row.fit, epochs=max(1, round(config.epochs * row.effort)))
     names = tuple(cohort.tasks)
+    if row.phase:
+        _, N, _, L = inputs.beats.beat_BNCL.shape
+        x_BCT, fs = cohort.signal, cohort.fs
+        inputs = features.from_signal(x_BCT, fs, inputs.features, beat_length=L, max_beats=N, beat_window=None)
     if row.kind == "EnECG published":
         of_task = {task: enecg.EnECGConfig.published(enecg.widths(inputs), task) for task in names}
         return [enecg.fit_published(one, inputs, cohort, seed=config.seed) for one in of_task.values()]
@@ -325,7 +339,7 @@ def run(
         "data": cohort.digest,
         "inputs": _inputs_digest(inputs),
         "config": {key: value for key, value in asdict(config).items() if key != "seed"},
-        "code": cache.digest(cache.source_digest(*deciding().values()), getsource(fit_row)),
+        "code": cache.digest(cache.source_digest(*cache.training_sources(*_DECIDING).values()), getsource(fit_row)),
         "preset": preset,
         "packages": {package: results.version_of(package) for package in ("torch", "peft")},
     }
@@ -343,27 +357,10 @@ def run(
     return runs
 
 
-def deciding() -> dict[str, str]:
-    """Files of all modules of this package that a training uses, by name; those of its inputs are left out."""
-    found: dict[str, str] = {}
-    waiting: list[str] = [module.__name__ for module in (enecg, resnet, tasks, training)]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name.split(".")[1] in _NOT_IN_KEY:
-            continue
-        module = sys.modules[name]
-        found[name] = str(module.__file__)
-        used = (
-            value.__name__ if ismodule(value) else getattr(value, "__module__", "") for value in vars(module).values()
-        )
-        waiting += [name for name in used if str(name).startswith("ecgmoe.")]
-    return dict(sorted(found.items()))
-
-
 def _trained(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> dict[str, np.ndarray]:
-    start = time.perf_counter()
+    start = time.process_time()
     fitted = fit_row(row, cohort, inputs, config, preset)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     models = [fit.model for fit in fitted]
     frozen = set(row.backbones).difference(*(getattr(model, "networks", ()) for model in models))
     sizes = (
@@ -386,7 +383,7 @@ def predictions(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[evaluation.
 
 
 def sizes(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """A line a row: its group, what it changes, parameters, mean epochs and seconds of a seed, and number of seeds."""
+    """A line a row: group, what it changes, parameters, epochs and processor seconds of a seed, number of seeds."""
     rows = {row.name: row for row in TABLE}
     return pd.DataFrame(
         [
@@ -453,7 +450,8 @@ def counts(comparisons: pd.DataFrame) -> pd.DataFrame:
 def score_cells(scores: pd.DataFrame, name: str) -> dict[str, str]:
     """Headline metrics of a row as text: value, SD over seeds where there are several, and interval over patients."""
     cells = {}
-    for row in scores[scores["model"] == name].to_dict("records"):
+    headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
+    for row in scores[headline & (scores["model"] == name)].to_dict("records"):
         places = _PLACES.get(row["task"], 3)
         value, sd, low, high = (f"{row[key]:.{places}f}" for key in ("value", "sd", "low", "high"))
         spread = f" ± {sd}" if np.isfinite(row["sd"]) else ""

@@ -154,14 +154,15 @@ def by_task(cohort: Cohort, tasks: Sequence[str]) -> dict[str, tuple[str, np.nda
     return {TASKS[name].title: (name, cohort.split == "test") for name in tasks}
 
 
-def by_cause(cohort: Cohort, tasks: Sequence[str]) -> dict[str, tuple[str, np.ndarray]]:
-    """Groups for :func:`attribution`: the test records of each of :data:`KNOWN_CAUSES`."""
+def by_cause(cohort: Cohort, tasks: Sequence[str], max_records: int = 0) -> dict[str, tuple[str, np.ndarray]]:
+    """Groups for :func:`attribution`: the first ``max_records`` (0: all) test records of each known cause."""
     test = cohort.split == "test"
-    return {
-        name: (cause.task, test & cohort.table[cause.column].isin(cause.values).to_numpy())
-        for name, cause in KNOWN_CAUSES.items()
-        if cause.task in tasks
-    }
+    masks = {}
+    for name, cause in KNOWN_CAUSES.items():
+        if cause.task in tasks:
+            mask = test & cohort.table[cause.column].isin(cause.values).to_numpy()
+            masks[name] = (cause.task, mask & (mask.cumsum() <= (max_records or len(mask))))
+    return masks
 
 
 def rows_of(groups: Mapping[str, tuple[str, np.ndarray]], max_records: int = 0) -> np.ndarray:
@@ -183,13 +184,14 @@ def named_causes(found: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         A row a pair of :data:`KNOWN_CAUSES` that was found: ``group, task, n, true, named, hit``, then the attribution
         of each phase. ``named`` are the phases with the largest attribution, as many as the cause has, in the order
-        of ``PHASES``; a phase without a loss is not named. ``hit``: they are the cause.
+        of ``PHASES``; a phase whose interval reaches down to 0 is not named. ``hit``: they are the cause.
     """
     rows = []
     for group, part in found.groupby("group", sort=False):
         cause = KNOWN_CAUSES[str(group)]
-        value = part.set_index("phase")["value"]
-        largest = value[value > 0].nlargest(len(cause.phases)).index
+        by_phase = part.set_index("phase")
+        value = by_phase["value"]
+        largest = value[by_phase["low"] > 0].nlargest(len(cause.phases)).index
         named = [phase for phase in interventions.PHASES if phase in largest]
         row = {"group": group, "task": cause.task, "n": int(part["n"].iloc[0]), "true": " and ".join(cause.phases)}
         row |= {"named": " and ".join(named) or "none", "hit": named == list(cause.phases)}

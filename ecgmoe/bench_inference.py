@@ -27,7 +27,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ecgmoe import backbones, datasets, efficiency, enecg, features, inference, results, routing, tradeoff
+from ecgmoe import (
+    backbones,
+    datasets,
+    efficiency,
+    enecg,
+    features,
+    inference,
+    reference,
+    results,
+    routing,
+    tradeoff,
+)
 from ecgmoe.backbones import Backbone, precision
 from ecgmoe.beats import Beats
 from ecgmoe.datasets import Cohort, simulated
@@ -72,7 +83,7 @@ class Bench:
         """An ECG-MoE in evaluation mode, always with the same random weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            model = ECGMoE(ECGMoEConfig(self.widths, tasks=tuple(tasks), top_k=top_k))
+            model = ECGMoE(ECGMoEConfig(self.widths, tasks=tuple(tasks), top_k=top_k, fs=self.fs))
         return model.eval().to(self.device)
 
     @property
@@ -305,7 +316,7 @@ def measure(
     preset: str = "published-random",
     records: int = 2,
     rounds: int = 3,
-    seeds: int = 2,
+    seeds: int = 3,
     device: str = "cpu",
     json_file: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
@@ -320,8 +331,8 @@ def measure(
     rounds : int
         Should be odd.
     seeds : int
-        Trainings for each point of the trade-off curve, which is that of the simulated cohort and the compact
-        backbones; 0 leaves the curve out.
+        Trainings for each point of the trade-off curve, which is that of the reference run's simulated cohort and the
+        compact backbones; 0 leaves the curve out.
     device : str
     json_file : path, optional
         Another place to write to as well.
@@ -358,7 +369,8 @@ def measure(
             "epoch": epochs(even, some),
         }
         if seeds:
-            cohort = datasets.load("simulated")
+            cohort = reference.limit(reference.cohort_of(), reference.TRAIN_RECORDS)
+            metrics["run"]["curve_records"] = int((cohort.split == "validation").sum())
             metrics["curve"] = tradeoff.curve(cohort, "compact", seeds, rounds)
             ms = parts["ms_per_record"]
             load, own = metrics["curve"]["load"], float(ms[[BEATS, FUSION]].sum())

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
+from inspect import ismodule
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,33 @@ def digest(*parts: object) -> str:
 def source_digest(*files: str | None) -> str:
     """Digest of source files (``__file__`` of modules), for keys of what their code decides."""
     return digest(*(Path(str(file)).read_bytes() for file in files))
+
+
+#: Modules whose code decides on the inputs of a training, which are in the key of a result themselves, or on nothing.
+_OF_INPUTS = frozenset({"beats", "cache", "datasets", "features", "records", "results", "rpeaks"})
+
+
+def training_sources(*modules: str) -> dict[str, str]:
+    """Files of modules of this package and of all that they use, by name; what decides on inputs alone is left out.
+
+    Parameters
+    ----------
+    *modules : str
+        Imported already, such as ``"ecgmoe.training"``.
+    """
+    found: dict[str, str] = {}
+    waiting: list[str] = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.partition(".")[0] != "ecgmoe" or name.split(".")[1] in _OF_INPUTS:
+            continue
+        module = sys.modules[name]
+        found[name] = str(module.__file__)
+        waiting += [
+            value.__name__ if ismodule(value) else str(getattr(value, "__module__", ""))
+            for value in vars(module).values()
+        ]
+    return dict(sorted(found.items()))
 
 
 def cached(

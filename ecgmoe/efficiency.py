@@ -48,7 +48,8 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
     -------
     DataFrame
         Indexed by name: ``ms_per_record``, ``records_per_s``, ``gflop_per_record`` (matrix products, convolutions and
-        attention, counted by PyTorch), and ``relative`` (time as a multiple of the first row's, median over rounds).
+        attention, counted by PyTorch), and ``relative`` (time as a multiple of the first row's, median over rounds),
+        with the least and the most of a round as ``relative_least`` and ``relative_most``.
     """
     times_RW = np.empty((rounds, len(runs)))
     operations = []
@@ -60,13 +61,15 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
         for i in range(rounds):
             for j, run in enumerate(runs.values()):
                 times_RW[i, j] = seconds(run)
-    median = np.median(times_RW, 0)
+    median, relative_RW = np.median(times_RW, 0), times_RW / times_RW[:, :1]
     return pd.DataFrame(
         {
             "ms_per_record": 1000 * median / n_records,
             "records_per_s": n_records / median,
             "gflop_per_record": np.array(operations) / n_records / 1e9,
-            "relative": np.median(times_RW / times_RW[:, :1], 0),
+            "relative": np.median(relative_RW, 0),
+            "relative_least": relative_RW.min(0),
+            "relative_most": relative_RW.max(0),
         },
         index=pd.Index(list(runs), name="run"),
     )

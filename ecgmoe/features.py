@@ -5,7 +5,7 @@ Everything here is computed once for a cohort; what a frozen backbone makes of i
 Shape legend: B records, C leads, T samples, D features, A signal characteristics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,27 +31,22 @@ class Inputs(NamedTuple):
     signal_BCT: Tensor  #: recordings in mV
     fs: float
     seed: int = 0  #: of the weights that the features come from, where these are random
+    beat_window: tuple[float, float] | None = (0.28, 0.48)  #: of the beats, as for ``beats.segment_beats``
 
     def take(self, rows: Tensor) -> "Inputs":
         """The inputs of some of the records, by index."""
-        return Inputs(
-            {name: feature_BD[rows] for name, feature_BD in self.features.items()},
-            Beats(*(part[rows] for part in self.beats)),
-            self.characteristics_BA[rows],
-            self.signal_BCT[rows],
-            self.fs,
-            self.seed,
-        )
+        return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device | str) -> "Inputs":
         """The same inputs on another device."""
-        return Inputs(
-            {name: feature_BD.to(device) for name, feature_BD in self.features.items()},
-            Beats(*(part.to(device) for part in self.beats)),
-            self.characteristics_BA.to(device),
-            self.signal_BCT.to(device),
-            self.fs,
-            self.seed,
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        return self._replace(
+            features={name: change(feature_BD) for name, feature_BD in self.features.items()},
+            beats=Beats(*(change(part) for part in self.beats)),
+            characteristics_BA=change(self.characteristics_BA),
+            signal_BCT=change(self.signal_BCT),
         )
 
     @property
@@ -158,4 +153,4 @@ def from_signal(
     cut = beats.segment_beats(signal, fs, peaks, length=beat_length, max_beats=max_beats, window=beat_window)
     characteristics = torch.from_numpy(beats.characteristics(signal, fs, peaks))
     signal_BCT = torch.as_tensor(signal, dtype=torch.float32)
-    return Inputs(dict(features or {}), cut, characteristics, signal_BCT, fs)
+    return Inputs(dict(features or {}), cut, characteristics, signal_BCT, fs, beat_window=beat_window)

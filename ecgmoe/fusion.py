@@ -44,6 +44,7 @@ class ECGMoEConfig:
     fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
     # What gates and heads see of the signal characteristics; no_rr hides RR intervals, from the rhythm experts too.
     characteristics: Literal["all", "no_rr", "none"] = "all"
+    line: bool = True  # whether regressions start from their line over the signal characteristics, or from the mean
     # What is trained. none: the fusion in full, backbones frozen. fusion: its layers stay at their random start, LoRA
     # learns beside them. backbone: the fusion in full, and LoRA in the attention of backbones. both: LoRA in fusion and
     # backbones. full: everything.
@@ -56,17 +57,26 @@ class ECGMoEConfig:
     n_components: int = 64  # of each backbone's features, as many as are kept at most
     d_task: int = 16
     n_leads: int = 12
-    beat_length: int = 64  # of the windows of a rival, which sees sixteen of them
+    # What recordings are made into before the model sees them, as for features.from_signal; beat_length is also the
+    # length of a rival's windows.
+    fs: float = 100.0
+    beat_length: int = 64
+    max_beats: int = 16
+    beat_window: tuple[float, float] | None = (0.28, 0.48)
     dropout: float = 0.3  # of the components of features, and of the fused features
 
     def __post_init__(self) -> None:
         # JSON has lists, and may sort: tasks and backbones come in one order.
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        if self.beat_window is not None:
+            object.__setattr__(self, "beat_window", tuple(self.beat_window))
         order = {name: k for k, name in enumerate(backbones.NAMES)}
         widths = sorted(self.d_features.items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
         object.__setattr__(self, "d_features", dict(widths))
         if not self.d_features and self.periodic == "none":
             raise ValueError("nothing to learn from: give backbones in d_features, or a periodic path")
+        if not (self.fs > 0 and self.beat_length > 0 and self.max_beats > 0):
+            raise ValueError(f"fs, beat_length and max_beats must be above 0: {self}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known are {', '.join(known)}")
@@ -144,7 +154,7 @@ class ECGMoE(
         self.periodic: nn.Module | None = None
         if c.periodic == "experts":
             self.periodic = moe.PeriodicExperts(
-                c.n_leads, c.n_characteristics, c.d_task, c.width, rr_inputs=c.characteristics == "all"
+                c.n_leads, c.n_characteristics, c.d_task, c.width, rr_inputs=c.characteristics != "no_rr"
             )
         elif c.periodic != "none":
             rival = variants.RIVALS[c.periodic]
@@ -200,7 +210,7 @@ class ECGMoE(
         super().fit_scales(inputs, targets)
         self.scale_characteristics.fit(inputs.characteristics_BA)
         x_BA = self.characteristics(inputs)
-        for name in self.scale_target:
+        for name in self.scale_target if self.config.line else ():
             self._line(name).fit(x_BA, self.target_scale(name)(targets[name][:, None])[:, 0], targets[name].isfinite())
         columns = [self._columns(name, targets[name]) for name in self.tasks]
         worth = {}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ecgmoe import features
 from ecgmoe.backbones import Backbone
+from ecgmoe.backbones.adapt import resample
 from ecgmoe.fusion import ECGMoE
 from ecgmoe.routing import chosen_features
 
@@ -48,7 +49,7 @@ def answer(
     signal : array of shape (records, 12, samples)
         mV, leads in the order of ``records.LEADS``.
     fs : float
-        Sampling rate in Hz: the one that the model was trained at.
+        Sampling rate in Hz; recordings are brought to the one that the model was trained at.
     tasks : sequence of str, optional
         All that the model knows by default. A router chooses for the requested tasks, so that asking for fewer may run
         other backbones.
@@ -64,7 +65,7 @@ def answer(
     ValueError
         A backbone is missing, a task is unknown, there is no record, or the signal has the wrong shape.
     """
-    names = tuple(model.config.d_features)
+    c, names = model.config, tuple(model.config.d_features)
     frozen = [name for name in names if name not in model.networks]
     if missing := [name for name in frozen if name not in networks]:
         raise ValueError(f"the model needs the backbones {', '.join(missing)}; build them with backbones.build")
@@ -77,13 +78,16 @@ def answer(
     with torch.no_grad(), tqdm(total=len(signal), desc="answers", disable=None) as bar:
         for start in range(0, len(signal), batch_size):
             signal_BCT = torch.as_tensor(signal[start : start + batch_size], dtype=torch.float32)
-            inputs = features.from_signal(signal_BCT, fs, beat_length=model.config.beat_length)
+            signal_BCT = resample(signal_BCT, fs, c.fs)
+            inputs = features.from_signal(
+                signal_BCT, c.fs, beat_length=c.beat_length, max_beats=c.max_beats, beat_window=c.beat_window
+            )
             inputs = inputs.to(model.positive_weight_K.device)
             choice = model.choose(inputs, tasks)
             shape = (len(signal_BCT), len(names))
             ran_BM = torch.ones(shape, dtype=torch.bool) if choice is None else choice.chosen_BM
             found = {
-                name: chosen_features(networks[name], inputs.signal_BCT, fs, ran_BM[:, names.index(name)])
+                name: chosen_features(networks[name], inputs.signal_BCT, c.fs, ran_BM[:, names.index(name)])
                 for name in frozen
             }
             output = model(inputs._replace(features=found), tasks, choice)

@@ -89,6 +89,25 @@ def signal_to_noise(x_BP: Tensor, targets: Sequence[Tensor]) -> float:
     return share / (1 - share)
 
 
+def least_absolute(x_XA: Tensor, y_X: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (A,) and bias of the line of least absolute error, by iteratively reweighted least squares.
+
+    Parameters
+    ----------
+    x_XA : Tensor
+        Standardised, in double precision; a very weak ridge keeps columns that are alike apart.
+    y_X : Tensor
+    """
+    x_XA = nn.functional.pad(x_XA, (0, 1), value=1.0)
+    penalty_AA = 1e-4 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=x_XA.dtype, device=x_XA.device)
+    weight_X, weight_A = torch.ones_like(y_X), x_XA.new_zeros(x_XA.shape[1])
+    for _ in range(50):  # unreadable records must not bend the line
+        weighted_XA = weight_X[:, None] * x_XA
+        weight_A = torch.linalg.solve(x_XA.T @ weighted_XA + penalty_AA, weighted_XA.T @ y_X)
+        weight_X = 1 / (y_X - x_XA @ weight_A).abs().clamp_min(1e-3)
+    return weight_A[:-1], weight_A[-1]
+
+
 class Line(nn.Module):
     """A regression's line of least absolute error over the signal characteristics, and what the network adds to it.
 
@@ -107,19 +126,14 @@ class Line(nn.Module):
         self.register_buffer("unit", torch.ones(()))
 
     def fit(self, x_BA: Tensor, y_B: Tensor, known_B: Tensor) -> None:
-        """Fit by iteratively reweighted least squares; nothing known leaves a line of zeros."""
+        """Fit to the records that have a label; where none has, the line stays zero."""
         if not known_B.any():
             return
-        x_XA, y_X = nn.functional.pad(x_BA[known_B], (0, 1), value=1.0).double(), y_B[known_B].double()
-        penalty_AA = 1e-4 * len(x_XA) * torch.eye(x_XA.shape[1], dtype=torch.double, device=x_XA.device)
-        weight_X, weight_A = torch.ones_like(y_X), x_XA.new_zeros(x_XA.shape[1])
-        for _ in range(50):  # unreadable records must not bend the line
-            weighted_XA = weight_X[:, None] * x_XA
-            weight_A = torch.linalg.solve(x_XA.T @ weighted_XA + penalty_AA, weighted_XA.T @ y_X)
-            weight_X = 1 / (y_X - x_XA @ weight_A).abs().clamp_min(1e-3)
-        self.weight_A.copy_(weight_A[:-1])
-        self.bias.copy_(weight_A[-1])
-        self.unit.copy_((y_X - x_XA @ weight_A).abs().mean().clamp_min(1e-3))
+        x_XA, y_X = x_BA[known_B].double(), y_B[known_B].double()
+        weight_A, bias = least_absolute(x_XA, y_X)
+        self.weight_A.copy_(weight_A)
+        self.bias.copy_(bias)
+        self.unit.copy_((y_X - x_XA @ weight_A - bias).abs().mean().clamp_min(1e-3))
 
     def forward(self, x_BA: Tensor, answer_B1: Tensor) -> Tensor:
         """Standardised values (B, 1) from characteristics and the network's answer."""

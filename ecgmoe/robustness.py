@@ -19,7 +19,7 @@ from scipy.signal import resample_poly
 
 from ecgmoe import backbones, baselines, beats, cache, evaluation, features, results, rpeaks, training
 from ecgmoe.datasets import Cohort
-from ecgmoe.evaluation import INTERVALS, PEAKS, Predictions
+from ecgmoe.evaluation import CHARACTERISTICS, INTERVALS, PEAKS, Predictions
 from ecgmoe.multitask import MultiTask
 from ecgmoe.tasks import TASKS
 
@@ -149,8 +149,8 @@ def curves(
     Parameters
     ----------
     models : mapping of str to MultiTask
-        Trained on the cohort as it is. The R-peak detector and the classical intervals join them, their regressions
-        fitted on the train part as it is.
+        Trained on the cohort as it is. The R-peak detector, the classical intervals and the signal characteristics join
+        them, their regressions fitted on the train part as it is.
     cohort : Cohort
     disturbances : mapping of str to sequence of float, optional
         Strengths by kind, those of :data:`KINDS` by default. The undisturbed recordings come by themselves.
@@ -194,7 +194,7 @@ def curves(
     runs: dict[str, list[Predictions]] = {
         model: [training.predict(network, part) for part in inputs] for model, network in models.items()
     }
-    runs |= _floors(cohort, rows, peaks, intervals)
+    runs |= _floors(cohort, rows, peaks, intervals, [part.characteristics_BA.numpy() for part in inputs])
     targets = {name: values[rows] for name, values in cohort.targets().items() if np.isfinite(values[rows]).any()}
     patients = cohort.table["patient_id"].to_numpy()[rows]
     scored = [
@@ -244,11 +244,15 @@ def _features(backbone: backbones.Backbone, digest: str, signal: np.ndarray, fs:
 
 
 def _floors(
-    cohort: Cohort, rows: np.ndarray, peaks: Sequence[np.ndarray], intervals: Sequence[pd.DataFrame]
+    cohort: Cohort,
+    rows: np.ndarray,
+    peaks: Sequence[np.ndarray],
+    intervals: Sequence[pd.DataFrame],
+    characteristics: Sequence[np.ndarray],
 ) -> dict[str, list[Predictions]]:
-    """R-peak detector and classical intervals by setting: disturbed records join the cohort as further test records."""
+    """The floors that read the signal, by setting: disturbed records join the cohort as further test records."""
     key = {"data": cohort.digest, "code": cache.source_digest(beats.__file__, rpeaks.__file__)}
-    own = cache.cached("intervals", key, lambda: _measured(cohort))
+    own = cache.cached("measured", key, lambda: _measured(cohort))
     again = np.tile(rows, len(peaks))
     longer = replace(
         cohort,
@@ -256,12 +260,15 @@ def _floors(
         signal=np.empty((len(cohort) + len(again), 12, 0), np.float32),
     )
     found = baselines.floors_from(
-        longer, np.concatenate([own["rr"], *peaks]), np.concatenate([own["intervals"], *map(np.asarray, intervals)])
+        longer,
+        np.concatenate([own["rr"], *peaks]),
+        np.concatenate([own["intervals"], *map(np.asarray, intervals)]),
+        np.concatenate([own["characteristics"], *characteristics]),
     )
     first = [len(cohort) + at * len(rows) for at in range(len(peaks))]
     return {
         floor: [{task: values[at : at + len(rows)] for task, values in found[floor].items()} for at in first]
-        for floor in (PEAKS, INTERVALS)
+        for floor in (PEAKS, INTERVALS, CHARACTERISTICS)
         if floor in found
     }
 
@@ -269,7 +276,12 @@ def _floors(
 def _measured(cohort: Cohort) -> dict[str, np.ndarray]:
     found = beats.detect_r_peaks(cohort.signal, cohort.fs)
     intervals = beats.classical_intervals(cohort.signal, cohort.fs, found)
-    return {"rr": beats.mean_rr(found, cohort.fs), "intervals": intervals.to_numpy()}
+    characteristics = beats.characteristics(cohort.signal, cohort.fs, found)
+    return {
+        "rr": beats.mean_rr(found, cohort.fs),
+        "intervals": intervals.to_numpy(),
+        "characteristics": characteristics,
+    }
 
 
 def _scored(

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -98,8 +97,7 @@ def about(model: MultiTask, inputs: Inputs, cohort: Cohort, config: Mapping[str,
     """Everything the result of a training run depends on."""
     seen = [*inputs.features.values(), *inputs.beats, inputs.characteristics_BA, inputs.signal_BCT]
     shape = getattr(model, "config", None)
-    names = ("ecgmoe.training", "ecgmoe.objective", "ecgmoe.multitask", type(model).__module__)
-    files = {file for name in names if (file := getattr(sys.modules.get(name), "__file__", None))}
+    sources = cache.training_sources("ecgmoe.tasks", "ecgmoe.training", type(model).__module__)
     return {
         "config": dict(config),
         "data": {
@@ -114,7 +112,7 @@ def about(model: MultiTask, inputs: Inputs, cohort: Cohort, config: Mapping[str,
             **(asdict(shape) if is_dataclass(shape) and not isinstance(shape, type) else {}),
             "initial weights": cache.digest(*(p.detach().float().cpu().numpy() for p in model.parameters())),
         },
-        "code": {Path(file).name: cache.source_digest(file) for file in sorted(files)},
+        "code": {name: cache.source_digest(file) for name, file in sources.items()},
     }
 
 

@@ -414,7 +414,10 @@ def train(
         n_characteristics=inputs.characteristics_BA.shape[1],
         tasks=tuple(cohort.tasks),
         n_leads=inputs.beats.beat_BNCL.shape[2],
+        fs=inputs.fs,
         beat_length=inputs.beats.beat_BNCL.shape[3],
+        max_beats=inputs.beats.beat_BNCL.shape[1],
+        beat_window=inputs.beat_window,
     )
     built = replace(base, **shape)
     in_loop = names if built.lora in IN_LOOP else ()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, backbones, features, fusion, reliability, training
+from ecgmoe import ablation, backbones, cache, features, fusion, reliability, training
 from ecgmoe.training import FitConfig
 
 CONFIG = FitConfig(epochs=1, batch_size=16)
@@ -202,7 +202,7 @@ def test_scores_are_written_with_the_spread_where_there_is_one(cohort):
 
 
 def test_all_code_that_decides_on_a_training_is_in_the_key():
-    used = {name.removeprefix("ecgmoe.") for name in ablation.deciding()}
+    used = {name.removeprefix("ecgmoe.") for name in cache.training_sources(*ablation._DECIDING)}
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
     assert trained | {"backbones.adapt"} <= used
     assert not used & {"beats", "ablation", "evaluation", "results"}

@@ -125,6 +125,8 @@ def test_records_that_the_groups_need(cohort):
     np.testing.assert_array_equal(attribution.rows_of(groups), np.flatnonzero(fibrillation))
     np.testing.assert_array_equal(attribution.rows_of(groups, 3), np.flatnonzero(fibrillation)[:3])
     assert len(attribution.rows_of({})) == 0
+    limited = attribution.by_cause(cohort, ("rr", "sex", "rhythm"), 3)
+    np.testing.assert_array_equal(attribution.rows_of(limited), attribution.rows_of(groups, 3))
     (title, (task, mask)), *_ = attribution.by_task(cohort, ("sex",)).items()
     assert (title, task, mask.sum()) == ("Sex", "sex", (cohort.split == "test").sum())
 
@@ -155,6 +157,8 @@ def test_a_hit_needs_the_cause_and_nothing_else():
     }  # fmt: skip
     assert found.loc["atrial fibrillation", "named"] == "P and RR"
     assert found.loc["first-degree block", "named"] == "none"
+    unsure = table_of(**{"abnormal potassium": (0.0, 0.0, 0.0, 0.0, 0.9, 0.0)}).assign(low=-0.1)
+    assert attribution.named_causes(unsure)["named"].tolist() == ["none"]
     one_of_two = table_of(**{"atrial fibrillation": (0.5, 0.0, 0.2, 0.0, 0.0, -0.1)})
     assert attribution.named_causes(one_of_two)["named"].tolist() == ["P and QRS"]
     assert not attribution.named_causes(one_of_two)["hit"].any()

@@ -145,7 +145,7 @@ def test_the_curve_is_measured_where_it_is_asked_for(metrics, cohort, tmp_path, 
     passes = pd.DataFrame({"k": [0, 1], "relative": [1.0, 0.4]})
     curve = {"scores": scores, "load": load, "passes": passes}
     monkeypatch.setenv("ECGMOE_RUN_DIR", str(tmp_path))
-    monkeypatch.setattr(bench_inference.datasets, "load", lambda *_args, **_options: cohort)
+    monkeypatch.setattr(bench_inference.reference, "cohort_of", lambda: cohort)
     monkeypatch.setattr(bench_inference.tradeoff, "curve", lambda *_args: curve)
     for name in ("ways", "routed"):
         monkeypatch.setattr(

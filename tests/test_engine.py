@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Fitted:
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: training.Fitted) -> None:
-    seed, kills = random.randrange(2**32), 0
+    seed, kills, gone_on = random.randrange(2**32), 0, 0
     print(f"moments drawn with seed {seed}")
     draw = random.Random(seed)
     for _ in range(3):
@@ -86,7 +86,8 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: traini
         process.kill()
         kills += process.wait() == -signal.SIGKILL
         process.communicate()
-    assert kills > 0
+        gone_on += any((tmp_path / "run").glob("checkpoint-*"))
+    assert kills > 0 and gone_on > 0
     finish(worker(tmp_path / "run", SETTINGS))
     same(tmp_path / "run", whole)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -296,6 +298,21 @@ def test_floors(data):
     assert scores["potassium", ev.INTERVALS] > 0.7
     prevalence = np.nanmean(targets["potassium"][cohort.split == "test"])
     assert scores["potassium", ev.MEAN] == pytest.approx(paper.majority_macro_f1(prevalence))
+
+
+def test_a_floor_of_lines_is_not_bent_by_unreadable_records(data):
+    """The RR interval is one of the intervals: where some labels are far off, the line still reads it."""
+    cohort, z = data
+    rr = cohort.targets()["rr"].copy()
+    wrong = cohort.table.index[(cohort.split == "train") & (np.arange(len(cohort)) % 10 == 0)]
+    table = cohort.table.copy()
+    table.loc[wrong, "rr_interval"] += 2000.0
+    spoilt = replace(cohort, table=table)
+    told = np.column_stack([rr, z])
+    found = baselines.floors_from(spoilt, intervals=told)[ev.INTERVALS]["rr"]
+    ridge = baselines.linear_probes({"m": np.nan_to_num(told)}, spoilt, ["rr"])["m"]["rr"]
+    test = (cohort.split == "test") & np.isfinite(rr)
+    assert np.abs(found - rr)[test].mean() < 5 < np.abs(ridge - rr)[test].mean()
 
 
 def test_nothing_is_fitted_outside_train(data, monkeypatch):

@@ -6,6 +6,7 @@ import torch
 from synthetic import toy_cohort
 
 from ecgmoe import backbones, features, inference
+from ecgmoe.backbones.adapt import resample
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 
 NAMES = ("timesnet", "dlinear", "ecg-fm")
@@ -44,6 +45,24 @@ def counted(networks, monkeypatch):
 
         monkeypatch.setattr(network, "encode", counting)
     return seen
+
+
+def test_recordings_are_made_into_what_the_model_was_trained_on(cohort, networks):
+    """Rate, and the length, number and window of beats are the model's own: a caller cannot mix them up."""
+    model = build(networks, beat_window=None, max_beats=7, beat_length=48)
+    by_phase = inference.answer(model, networks, cohort.signal, cohort.fs).predictions["age"]
+    with torch.no_grad():
+        of_all = {name: network.features(cohort.signal, cohort.fs) for name, network in networks.items()}
+        shown = {"beat_window": None, "max_beats": 7, "beat_length": 48}
+        inputs = features.from_signal(cohort.signal, cohort.fs, of_all, **shown)
+        expected = model.predict(model(inputs).logits)["age"].numpy()
+    np.testing.assert_allclose(by_phase, expected, rtol=1e-5)
+    by_time = inference.answer(build(networks), networks, cohort.signal, cohort.fs).predictions["age"]
+    assert not np.allclose(by_phase, by_time, rtol=1e-3)
+    twice = resample(torch.from_numpy(cohort.signal), cohort.fs, 2 * cohort.fs)
+    faster = inference.answer(build(networks), networks, twice, 2 * cohort.fs).predictions["age"]
+    taken_for_slow = inference.answer(build(networks), networks, twice, cohort.fs).predictions["age"]
+    assert np.abs(faster - by_time).max() < 0.5 * np.abs(taken_for_slow - by_time).max()
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])

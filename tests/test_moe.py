@@ -94,6 +94,18 @@ def test_without_characteristics_only_the_backbone_speaks(inputs):
     torch.testing.assert_close(model(inputs).logits, model(other).logits)
 
 
+def test_without_characteristics_the_rhythm_experts_still_see_rr_intervals_and_all_beats(inputs):
+    model = build(characteristics="none")
+    slower = inputs._replace(beats=inputs.beats._replace(rr_BN2=inputs.beats.rr_BN2 * 1.7))
+    other = inputs._replace(characteristics_BA=inputs.characteristics_BA + 1)
+    assert not torch.allclose(model(inputs).logits["rr"], model(slower).logits["rr"])
+    torch.testing.assert_close(model(inputs).logits, model(other).logits)
+    last = inputs.beats.mask_BN.shape[1] - 1
+    fewer = inputs.beats.mask_BN.clone()
+    fewer[:, last] = False
+    assert (model(inputs).periodic.attention_BKN[..., last] > 0).any()
+
+
 def test_the_gate_depends_on_task_and_signal(inputs):
     gate = build()(inputs).periodic.gate_BKE
     assert gate.shape == (B, 5, len(moe.EXPERT_NAMES))
@@ -265,6 +277,17 @@ def test_the_line_is_one_of_least_absolute_error_and_outliers_do_not_bend_it():
     nothing = linear.Line(3)
     nothing.fit(x, y, torch.zeros(200, dtype=torch.bool))
     assert (nothing.weight_A == 0).all() and nothing.unit == 1
+
+
+def test_regressions_start_from_the_mean_where_there_is_to_be_no_line(inputs):
+    target = 50 + 10 * inputs.characteristics_BA[:, 0]
+    starts = {}
+    for line in (True, False):
+        model = ECGMoE(ECGMoEConfig(WIDTHS, tasks=("age",), line=line)).eval()
+        model.fit_scales(inputs, {"age": target})
+        starts[line] = model.predict(model(inputs).logits)["age"]
+    assert (starts[True] - target).abs().mean() < 0.5 * (starts[False] - target).abs().mean()
+    torch.testing.assert_close(starts[False], target.mean().expand(B), atol=1e-3, rtol=0)
 
 
 def test_signal_to_noise_is_that_of_the_data():

@@ -4,6 +4,8 @@ from synthetic import toy_cohort
 
 from ecgmoe import baselines, evaluation, features, records, robustness, training
 
+#: Floors that read the signal.
+READ = {evaluation.PEAKS, evaluation.INTERVALS, evaluation.CHARACTERISTICS}
 WEAK_STRONG = {"noise": (0.05, 0.2), "wander": (0.3, 1.0), "leads": (2, 6), "rate": (50, 25)}
 
 
@@ -123,7 +125,7 @@ def test_curves_begin_with_the_results_of_the_chapters(cohort, trained, found):
     clean = found[found["strength"] == 0].drop_duplicates(["model", "task"]).set_index(["model", "task"])
     runs = {"ours": training.predict(model, inputs)} | baselines.floors(cohort)
     direct = evaluation.score_table(runs, cohort, n_boot=50).set_index(["model", "task"])
-    assert set(clean.index.get_level_values("model")) == {"ours", evaluation.PEAKS, evaluation.INTERVALS}
+    assert set(clean.index.get_level_values("model")) == {"ours", *READ}
     for key, row in clean.iterrows():
         assert row["value"] == pytest.approx(direct.loc[key, "value"], rel=1e-4), key
         assert row["low"] == pytest.approx(direct.loc[key, "low"], rel=1e-4)
@@ -133,7 +135,7 @@ def test_curves_begin_with_the_results_of_the_chapters(cohort, trained, found):
 
 def test_disturbances_tell(cohort, found):
     rows = found.set_index(["model", "kind", "strength", "task"]).sort_index()
-    assert len(rows) == len(found) == 2 * 2 * (1 + 2 * len(cohort.tasks))
+    assert len(rows) == len(found) == 2 * 2 * (1 + 3 * len(cohort.tasks))
     blind = rows.loc[("ours", "leads", 12.0)]
     # Without any lead there is nothing left to see: every record gets the same answer.
     assert blind.loc["sex", "value"] < 0.5 and blind.loc["rr", "change"] > 0
@@ -151,7 +153,7 @@ def test_curves_are_the_same_again_and_from_fewer_records(cohort, trained, found
     assert len(merged) == len(found)
     assert merged["value_x"].equals(merged["value_y"])
     few = robustness.curves({}, cohort, {"noise": (0.3,)}, "compact-random", max_records=12, names=(), n_boot=5)
-    assert set(few["n"]) <= {11, 12} and set(few["model"]) == {evaluation.PEAKS, evaluation.INTERVALS}
+    assert set(few["n"]) <= {11, 12} and set(few["model"]) == READ
 
 
 def test_no_test_part_is_said(cohort):
