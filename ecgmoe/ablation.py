@@ -61,8 +61,8 @@ class Row:
         return settings | {"after": _row(self.after).settings if self.after else None}
 
 
-#: Rate of the networks of Table 3, the best of 0.002 (ECG-MoE's), 0.005 and 0.01 on the validation part of the simulated
-#: cohort; less dropout, more weight decay and twice the epochs did not help them.
+#: Rate of the networks of Table 3, on the validation part of the simulated cohort the best of 0.002 (ECG-MoE's), 0.005
+#: and 0.01; less dropout, more weight decay and twice the epochs did not help them.
 RIVAL_FIT: dict[str, Any] = {"lr": 1e-2}
 #: Single backbones are no more than a few linear maps. On the validation part of the simulated cohort MOMENT and ECG-FM
 #: did best like this (tried: rates of 2e-3, 5e-3 and 1e-2, 20, 40 and 60 epochs, 64, 128, 256 and all components).
