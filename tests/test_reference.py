@@ -176,16 +176,20 @@ def test_findings_follow_the_numbers():
             comparison("DLinear: head", "sex", 0.1, 0.05, "neither"),
             comparison("MOMENT: head", "age", -3.0, 1.0, "model"),
             comparison("MOMENT: head", "sex", -0.1, 0.2, "neither"),
+            comparison("ECG-FM: full", "age", 0.5, 1.0, "neither"),
+            comparison("ECG-FM: full", "sex", 0.3, 0.1, "model"),
             comparison(evaluation.MEAN, "age", -9.0, 1.0, "model"),
             comparison(evaluation.MEAN, "sex", 0.4, 0.1, "model"),
         ]
     )
     found = reference.findings(pairs)
-    assert (found["compared"], found["ahead"], found["behind"], found["open"]) == (10, 4, 2, 4)
+    assert (found["compared"], found["ahead"], found["behind"], found["open"]) == (12, 5, 2, 5)
     assert found["level"] == "MoE"
     assert found["better_rows"] == "fusion by sum (Age and Sex)"
     assert (found["single_n"], found["single_all"], found["single_least"]) == (2, 1, 1)
     assert found["single_hardest"] == "MOMENT: head"
+    assert (found["tuned_n"], found["tuned_all"], found["tuned_least"]) == (1, 0, 1)
+    assert found["backbones_ahead"] == "MOMENT: head (Sex); ECG-FM: full (Age)"
     assert (found["told_n"], found["told_all"], found["told_hardest"]) == (0, 0, "none")
     assert (found["floor_n"], found["floor_all"], found["floor_least"]) == (1, 1, 2)
     nothing = reference.findings(pairs[:2])
