@@ -324,6 +324,8 @@ def run(
 ) -> dict[str, list[Run]]:
     """Train rows of the table, each with several seeds, or read from the cache what was trained before.
 
+    Processes that are asked the same at the same time share the work: each trains first what no other is training.
+
     Parameters
     ----------
     cohort : Cohort
@@ -352,18 +354,21 @@ def run(
         "preset": preset,
         "packages": {package: results.version_of(package) for package in ("torch", "peft")},
     }
-    runs: dict[str, list[Run]] = {row.name: [] for row in rows}
+    # Seed after seed: an interrupted run has whole tables of fewer seeds.
     todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not (row.costly or row.once)]
+    keys = [base | {"row": row.settings, "seed": seed} for row, seed in todo]
+    found: dict[int, Run] = {}
     with tqdm(total=len(todo), desc="ablation", unit="run", disable=None) as bar:
-        for row, seed in todo:  # an interrupted run has whole tables of fewer seeds
+        while waiting := [i for i in range(len(todo)) if i not in found]:
+            i = next((i for i in waiting if not cache.busy("ablation", keys[i])), waiting[0])
+            row, seed = todo[i]
             bar.set_postfix_str(f"{row.name}, seed {seed}")
             train = partial(_trained, row, cohort, inputs, replace(config, seed=seed), preset)
-            done = cache.cached("ablation", base | {"row": row.settings, "seed": seed}, train)
+            done = cache.cached("ablation", keys[i], train)
             trained, total, epochs = (int(value) for value in done.pop("sizes"))
-            seconds = done.pop("seconds").item()
-            runs[row.name].append(Run(done, trained, total, epochs, seconds))
+            found[i] = Run(done, trained, total, epochs, done.pop("seconds").item())
             bar.update()
-    return runs
+    return {row.name: [found[i] for i, (other, _) in enumerate(todo) if other is row] for row in rows}
 
 
 def _trained(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> dict[str, np.ndarray]:

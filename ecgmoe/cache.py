@@ -9,7 +9,7 @@ from inspect import ismodule
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from safetensors.numpy import load_file, save_file
 
@@ -73,6 +73,21 @@ def training_sources(*modules: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def _path(kind: str, key: Mapping[str, object]) -> Path:
+    return cache_dir() / kind / f"{digest(dict(key))}.safetensors"
+
+
+def busy(kind: str, key: Mapping[str, object]) -> bool:
+    """Whether another process is computing what belongs under ``key``."""
+    path = _path(kind, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def cached(
     kind: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
@@ -91,7 +106,7 @@ def cached(
     -------
     dict of str to ndarray
     """
-    path = cache_dir() / kind / f"{digest(dict(key))}.safetensors"
+    path = _path(kind, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():

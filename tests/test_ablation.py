@@ -1,5 +1,6 @@
 """The table of ablations: every row trains, sizes are true, what is done is not done again, nothing is mixed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -206,6 +207,41 @@ def test_all_code_that_decides_on_a_training_is_in_the_key():
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
     assert trained | {"backbones.adapt"} <= used
     assert not used & {"beats", "ablation", "evaluation", "results"}
+
+
+def test_processes_share_the_work(cohort, inputs, monkeypatch):
+    """What another process is training comes last, and is taken from the cache when it is there."""
+    rows, trained, asked = ablation.select(["parts"]), [], []
+
+    def once(row, cohort, inputs, config, preset):
+        trained.append((row.name, config.seed))
+        return {"rr": np.full(len(cohort), config.seed), "sizes": np.ones(3), "seconds": np.ones(1)}
+
+    def busy(kind, key):
+        asked.append(key["row"])
+        return key["row"] == rows[0].settings and len(trained) < 5
+
+    monkeypatch.setattr(ablation, "_trained", once)
+    monkeypatch.setattr(cache, "busy", busy)
+    found = ablation.run(cohort, inputs, rows, (0, 1), replace(CONFIG, lam=0.07), PRESET)
+    assert trained[0] == (rows[1].name, 0) and trained.index((rows[0].name, 0)) == 5
+    assert len(trained) == 2 * len(rows) == len(set(trained))
+    assert all([run.predictions["rr"][0] for run in runs] == [0, 1] for runs in found.values())
+    assert list(found) == [row.name for row in rows]
+
+
+def test_what_is_being_computed_is_busy(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECGMOE_CACHE", str(tmp_path))
+    seen = []
+
+    def compute():
+        with ThreadPoolExecutor() as another:
+            seen.append(another.submit(cache.busy, "x", {"a": 1}).result())
+        return {"y": np.ones(2)}
+
+    assert not cache.busy("x", {"a": 1})
+    cache.cached("x", {"a": 1}, compute)
+    assert seen == [True] and not cache.busy("x", {"a": 1}) and not cache.busy("x", {"a": 2})
 
 
 def test_a_large_difference_is_clear_among_however_many_comparisons(cohort):
