@@ -101,7 +101,7 @@ model = ECGMoE.from_pretrained("this folder, or a name on the hub")
 ```
 
 It answers from the signal, with the backbones that it does not hold itself. `signal` is an array of shape (records, 12,
-samples) in mV, leads in the order of `ecgmoe.records.LEADS`, and `fs` its sampling rate in Hz, the one of the training.
+samples) in mV, leads in the order of `ecgmoe.records.LEADS`, and `fs` its sampling rate in Hz.
 
 ```python
 from ecgmoe import backbones, inference
