@@ -30,6 +30,10 @@ FULL = "ECG-MoE"
 #: Modules that decide, with all that they use, on what a training comes to.
 _DECIDING = tuple(module.__name__ for module in (enecg, resnet, tasks, training))
 
+#: Smallest difference that counts, in the unit of the headline metric. Rows that are told the RR interval lie fractions
+#: of a millisecond apart, a small part of the time between two samples: clear or not, that is level.
+LEAST = {"rr": 1.0}
+
 #: Decimals of a headline metric where three are too many.
 _PLACES = {"rr": 1, "age": 2}
 
@@ -431,8 +435,16 @@ def compare(runs: Mapping[str, evaluation.Run], cohort: Cohort, seed: int = 0) -
     return evaluation.compare(runs, FULL, cohort, n_boot=max(2000, 60 * n_comparisons), seed=seed)
 
 
+def levelled(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons in which a difference smaller than :data:`LEAST` is none: 0, and neither side is better."""
+    least = comparisons["task"].map(LEAST).fillna(0.0)
+    level = comparisons["difference"].abs() < least
+    none: dict[str, Any] = {"difference": 0.0, "low": 0.0, "high": 0.0, "better": "neither"}
+    return comparisons.assign(**{key: comparisons[key].mask(level, value) for key, value in none.items()})
+
+
 def counts(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """On how many tasks ECG-MoE is better or worse than each row and floor.
+    """On how many tasks ECG-MoE is better or worse than each row and floor, differences below :data:`LEAST` left out.
 
     Parameters
     ----------
@@ -445,6 +457,7 @@ def counts(comparisons: pd.DataFrame) -> pd.DataFrame:
         A line a row: ``row, tasks, better, worse`` (by the mean), ``clearly_better, clearly_worse`` (the 95 % interval
         of the paired difference leaves out 0) and ``holm_better, holm_worse`` (p < 0.05, adjusted for all comparisons).
     """
+    comparisons = levelled(comparisons)
     up = comparisons["task"].map({name: 1 if task.higher_is_better else -1 for name, task in tasks.TASKS.items()})
     ahead = up * comparisons["difference"]
     clear = (comparisons["low"] > 0) | (comparisons["high"] < 0)

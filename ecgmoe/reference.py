@@ -91,8 +91,8 @@ def measure(
     Returns
     -------
     dict
-        ``scores`` (every metric), ``comparisons``, ``counts`` and ``sizes`` as DataFrames, ``records`` by part of the
-        cohort, and, of a simulated cohort, ``causes``.
+        ``scores`` (every metric), ``comparisons`` and ``sizes`` as DataFrames, ``records`` by part of the cohort, and,
+        of a simulated cohort, ``causes``.
     """
     inputs = features.make_inputs(cohort, preset=preset)
     runs = ablation.run(cohort, inputs, rows, range(seeds), config, preset)
@@ -105,7 +105,6 @@ def measure(
     return {
         "scores": reliability.seed_table(found, cohort, headline=False),
         "comparisons": comparisons,
-        "counts": ablation.counts(comparisons),
         "sizes": ablation.sizes(runs),
         "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
         **found_causes,
@@ -198,7 +197,7 @@ def load(name: str = "reference_simulated") -> dict[str, Any] | None:
         content = results.reference(name)
     except FileNotFoundError:
         return None
-    tables = ("scores", "comparisons", "counts", "sizes", "causes")
+    tables = ("scores", "comparisons", "sizes", "causes")
     metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
     return {**content, "metrics": metrics}
 
@@ -249,7 +248,7 @@ def words(names: Iterable[str]) -> str:
 
 
 def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
-    """What the comparisons say of ECG-MoE, as numbers and lists of names for sentences.
+    """What the comparisons say of ECG-MoE, as numbers and lists of names for sentences; tiny differences are level.
 
     Parameters
     ----------
@@ -263,10 +262,11 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
         not; ``level``: rows that are not clearly apart on any task; ``better_rows``: rows that are clearly better on
         some, with these; ``backbones_ahead``: rows of one backbone whose mean is better on some, with these; then of
         each of ``single`` (frozen backbones alone), ``told`` (the same with the characteristics), ``tuned`` (backbones
-        that are trained) and ``floor``: how many there are (``_n``), how many ECG-MoE beats by the mean on all tasks
-        that they answer (``_all``), the least number of tasks on which the interval leaves out 0 in its favour
-        (``_least``), and on which one that is (``_hardest``).
+        that are trained) and ``floor``: how many there are (``_n``), against how many ECG-MoE is better by the mean or
+        level on all tasks that they answer (``_all``), the least number of tasks on which the interval leaves out 0 in
+        its favour (``_least``), and on which one that is (``_hardest``).
     """
+    comparisons = ablation.levelled(comparisons)
     counted = ablation.counts(comparisons).set_index("row")
     apart = counted["holm_better"] + counted["holm_worse"]
     titles = {name: task.title for name, task in tasks.TASKS.items()}
@@ -299,7 +299,7 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
     for kind, rows in kinds.items():
         part = counted[counted.index.isin(rows)]
         found[f"{kind}_n"] = len(part)
-        found[f"{kind}_all"] = int((part["better"] == part["tasks"]).sum())
+        found[f"{kind}_all"] = int((part["worse"] == 0).sum())
         found[f"{kind}_least"] = int(part["clearly_better"].min()) if len(part) else 0
         found[f"{kind}_hardest"] = str(part["clearly_better"].idxmin()) if len(part) else "none"
     return found
@@ -319,7 +319,7 @@ def describe(content: Mapping[str, Any]) -> Iterator[str]:
     yield f"{metrics['records']}, {content['provenance']['device']}"
     yield from summary(metrics).to_string(index=False).splitlines()
     yield ""
-    yield from metrics["counts"].to_string(index=False).splitlines()
+    yield from ablation.counts(metrics["comparisons"]).to_string(index=False).splitlines()
     if "causes" in metrics:
         yield ""
         yield from metrics["causes"].to_string(index=False).splitlines()

@@ -257,17 +257,19 @@ def test_wins_are_counted_in_the_direction_of_the_metric():
         ("sex", "x", -0.1, -0.2, -0.05, "neither"),
         ("rhythm", "x", 0.1, -0.2, 0.3, "neither"),
         ("age", "y", 1.0, 0.5, 2.0, "baseline"),
+        ("rr", "y", 0.4, 0.3, 0.5, "baseline"),  # clear, and less than counts
+        ("rr", "x", -1.4, -1.5, -1.3, "model"),
     ]
     found = ablation.counts(pd.DataFrame(rows, columns=["task", "baseline", "difference", "low", "high", "better"]))
     expected = pd.DataFrame(
         {
             "row": ["x", "y"],
-            "tasks": [3, 1],
-            "better": [2, 0],
+            "tasks": [4, 2],
+            "better": [3, 0],
             "worse": [1, 1],
-            "clearly_better": [1, 0],
+            "clearly_better": [2, 0],
             "clearly_worse": [1, 1],
-            "holm_better": [1, 0],
+            "holm_better": [2, 0],
             "holm_worse": [0, 1],
         }
     )
