@@ -1,5 +1,6 @@
 """The command line: ``python -m ecgmoe --help``."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import click
 
 from ecgmoe import __version__
 from ecgmoe import chapters as _chapters
-from ecgmoe.records import InputError
+from ecgmoe.records import InputError, RecordError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -153,6 +154,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 @click.option("--seeds", default=3, type=click.IntRange(min=1), help="Trainings of every row.")
 @click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most epochs of a training.")
 @click.option("--costly", is_flag=True, help="Also the rows that take long, such as those that train backbones.")
+@click.option("--only-kept", is_flag=True, help="Train nothing: compose what is done of real recordings.")
 @click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
 @click.option(
     "--folder",
@@ -163,7 +165,8 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     """Train the rows of the table of ablations and rivals, and compare ECG-MoE with each of them and with the floors.
 
     All rows but those that take long, unless --rows names some. Interrupted at any moment, the same command goes
-    on where it was. The result is reference_<data set>.json.
+    on where it was. The result is reference_<data set>.json. On real recordings, epochs are chosen on fold 8 and models
+    learn from folds 1-8; each row and seed is kept as soon as it is done, in reference_<data set>/.
     """
     from ecgmoe import ablation
     from ecgmoe import reference as _reference
@@ -256,6 +259,148 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
         click.echo(table.to_string(index=False))
         click.echo(f"wrote {folder}")
     group.destroy_process_group()
+
+
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most passes over the training part.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keeps checkpoints: after a kill, the same command goes on.",
+)
+def ship(data_root: str, folder: Path, epochs: int, seed: int, runs: Path | None) -> None:
+    """Train a model for others to use, and write it with its card to FOLDER: what is in data/models was made so.
+
+    Epochs and calibration are chosen on fold 8 of DATA_ROOT; the model then learns from folds 1-8, and is judged on
+    fold 9.
+    """
+    from ecgmoe import datasets, reference, shipping
+
+    with _input_errors():
+        cohort = datasets.load(data_root, max_records=0)
+        config = replace(reference.recipe(data_root), epochs=epochs, seed=seed)
+        shipping.ship(cohort, folder, config=config, runs=runs)
+    click.echo((folder / "README.md").read_text("utf-8"))
+
+
+@app.command()
+@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.option(
+    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
+)
+@click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -> None:
+    """Score a trained model on fold 9 of DATA_ROOT, as its card has it: what `predict` answers against the labels."""
+    import pandas as pd
+
+    from ecgmoe import datasets, prediction, results, shipping
+
+    with _input_errors():
+        predictor = prediction.load(model)
+        cohort = datasets.load(data_root, fs=int(predictor.model.config.fs), max_records=records)
+        found = shipping.judged(predictor, cohort)
+    for name, part in found.items():
+        text = part.to_string(index=False) if isinstance(part, pd.DataFrame) else str(part)
+        click.echo(f"{name}\n{text}\n")
+    if json_file is not None:
+        results.write_json(json_file, {"provenance": results.provenance(cohort, 0, {"model": model}), "test": found})
+
+
+@app.command()
+@click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
+)
+@click.option(
+    "--tasks", metavar="NAMES", help="Tasks separated by commas, such as rr,sex; by default all of the model."
+)
+@click.option("--csv", "form", flag_value="csv", default=True, help="Write a table of comma-separated values.")
+@click.option("--json", "form", flag_value="json", help="Write a list of objects.")
+@click.option("--fs", type=click.FloatRange(min=0, min_open=True), help="Sampling rate of CSV and npy files, Hz.")
+@click.option("--leads", metavar="NAMES", help="Leads of CSV and npy files in order, such as I,II,V1.")
+@click.option("--unit", default="mV", type=click.Choice(["mV", "uV", "V"]), help="Of CSV and npy files.")
+@click.option(
+    "--figures",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for a figure of every window: the ECG, the predictions, and where the model looked.",
+)
+@click.pass_context
+def predict(
+    context: click.Context,
+    records: tuple[Path, ...],
+    model: str,
+    tasks: str | None,
+    form: str,
+    fs: float | None,
+    leads: str | None,
+    unit: str,
+    figures: Path | None,
+) -> None:
+    """Predict RR interval, age, sex and rhythm from each RECORD, a line for each ten seconds.
+
+    RECORD is a WFDB record (with or without extension), a folder of them, a CSV file (a column a lead, a row a sample)
+    or a npy file (leads, samples). Any sampling rate, any selection of the twelve leads. The table goes to standard
+    output, all else to standard error. What cannot be read is listed and left out.
+
+    Exit code: 0 if something was predicted, 1 if nothing was, 2 for wrong usage. Not a medical device.
+    """
+    from tqdm import tqdm
+
+    from ecgmoe import prediction, sources
+    from ecgmoe.tasks import TASKS
+
+    wanted = None if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if wanted is not None and (unknown := [name for name in wanted if name not in TASKS] or not wanted):
+        named = ", ".join(unknown) if isinstance(unknown, list) else "none"
+        raise click.UsageError(f"unknown task {named}; known are {', '.join(TASKS)}")
+    given = tuple(name.strip() for name in leads.split(",")) if leads else ()
+    if wrong := [name for name in given if sources.standard_name(name) is None and name not in ("", "-")]:
+        raise click.UsageError(f"unknown lead {', '.join(wrong)}; known are I, II, III, aVR, aVL, aVF, V1-V6")
+    with _input_errors():
+        predictor = prediction.load(model)
+    if missing := [name for name in wanted or () if name not in predictor.tasks]:
+        click.echo(f"{model} was not trained on {', '.join(missing)}: these cells stay empty", err=True)
+    n_rows = n_skipped = 0
+    read = sources.read(records, sources.Files(fs, given, unit))
+    with tqdm(desc="windows", unit="window", disable=None) as bar:
+        for found in predictor.stream(read, wanted):
+            if isinstance(found, RecordError):
+                n_skipped += 1
+                tqdm.write(f"skipped {found}", file=sys.stderr)
+                continue
+            _print_rows(prediction.rounded(found.table), form, first=n_rows == 0)
+            if figures is not None:
+                _draw(found.explained(), figures)
+            n_rows += len(found.table)
+            bar.update(len(found.table))
+    if form == "json":
+        click.echo("]" if n_rows else "[]")
+    if n_skipped:
+        click.echo(f"{n_rows} windows predicted, {n_skipped} recordings skipped", err=True)
+    context.exit(0 if n_rows else 1)
+
+
+def _draw(windows: list[Any], folder: Path) -> None:
+    """Write a figure of each window, named after its recording and where it starts."""
+    from ecgmoe import plots
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for window in windows:
+        name = re.sub(r"[^-\w.]+", "_", f"{window.window.record}_{window.window.start_s:g}s")
+        plots.explained(window).savefig(folder / f"{name}.png", dpi=110)
+
+
+def _print_rows(table: Any, form: str, first: bool) -> None:
+    """Write rows of predictions to standard output, the head before the first of them."""
+    if form == "csv":
+        click.echo(table.to_csv(index=False, header=first), nl=False)
+        return
+    for i, line in enumerate(table.to_json(orient="records", lines=True).splitlines()):
+        click.echo(("[" if first and i == 0 else ",") + line)
 
 
 @app.group(name="bench")

@@ -5,12 +5,15 @@ keeps each result under everything that it depends on, so that interrupted work 
 another cohort, configuration or version of the code are never mixed in.
 """
 
+import json
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache as memoise
 from functools import partial
 from inspect import getsource
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +25,7 @@ from ecgmoe import backbones, cache, enecg, evaluation, features, resnet, result
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig, Fitted
 
 #: The row that all others are compared with.
@@ -242,6 +246,7 @@ class Run(NamedTuple):
     total: int  #: parameters in all, those of frozen backbones too
     epochs: int
     seconds: float  #: of the processor, for training and prediction, when it took place
+    best: tuple[int, ...] = ()  #: epochs that led to the weights which were kept, a number a model
 
 
 def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
@@ -276,11 +281,29 @@ def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
     return [row for row in TABLE if taken(row)]
 
 
-def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> list[Fitted]:
-    """Train what a row says: one model, or one a task."""
-    start = fit_row(_row(row.after), cohort, inputs, config, preset)[0].model if row.after else None
+def fit_row(
+    row: Row,
+    cohort: Cohort,
+    inputs: Inputs,
+    config: FitConfig,
+    preset: str,
+    epochs_of: Callable[[Row], Sequence[int]] | None = None,
+) -> list[Fitted]:
+    """Train what a row says: one model, or one a task.
+
+    With ``epochs_of`` these are refits, for as many epochs a model as it gives for a row; but the published EnECG has
+    epochs and a training part of its own.
+    """
+    if row.after:
+        start = fit_row(_row(row.after), cohort, inputs, config, preset, epochs_of)[0].model
+    else:
+        start = None
     config = replace(config, **row.fit, epochs=max(1, round(config.epochs * row.effort)))
     names = tuple(cohort.tasks)
+    n_models = len(names) if row.kind == "one a task" else 1
+    configs = [config] * n_models
+    if epochs_of is not None:
+        configs = [replace(config, epochs=epochs, refit=True) for epochs in epochs_of(row)[:n_models]]
     if row.phase:
         _, N, _, L = inputs.beats.beat_BNCL.shape
         x_BCT, fs = cohort.signal, cohort.fs
@@ -289,18 +312,18 @@ def fit_row(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset:
         of_task = {task: enecg.EnECGConfig.published(enecg.widths(inputs), task) for task in names}
         return [enecg.fit_published(one, inputs, cohort, seed=config.seed) for one in of_task.values()]
     if row.kind == "EnECG mended":
-        return [enecg.train_mended(cohort, inputs, config, **row.shape)]
+        return [enecg.train_mended(cohort, inputs, configs[0], **row.shape)]
     if row.kind.startswith("ResNet"):
         shape, n_characteristics = dict(row.shape), inputs.characteristics_BA.shape[1]
         if row.kind == "ResNet of equal size":
             asked = {"n_characteristics": n_characteristics, "tasks": names, **shape}
             shape["width"] = resnet.ResNetConfig.of_size(whole_size(cohort, inputs, preset), **asked).width
-        return [training.fit(resnet.build(inputs, names, config.seed, **shape), inputs, cohort, config)]
+        return [training.fit(resnet.build(inputs, names, config.seed, **shape), inputs, cohort, configs[0])]
     shape = {"preset": preset, **row.shape}
     parts = [(task,) for task in names] if row.kind == "one a task" else [names]
     return [
-        training.train(cohort, inputs, names=row.backbones, config=config, start=start, tasks=part, **shape)
-        for part in parts
+        training.train(cohort, inputs, names=row.backbones, config=one, start=start, tasks=part, **shape)
+        for part, one in zip(parts, configs, strict=True)
     ]
 
 
@@ -325,6 +348,10 @@ def run(
     seeds: Sequence[int] = (0,),
     config: FitConfig = FitConfig(),
     preset: str = "compact",
+    *,
+    refit: bool = False,
+    folder: Path | None = None,
+    only_kept: bool = False,
 ) -> dict[str, list[Run]]:
     """Train rows of the table, each with several seeds, or read from the cache what was trained before.
 
@@ -343,11 +370,24 @@ def run(
     config : FitConfig
     preset : str
         Of the backbones, for their sizes.
+    refit : bool
+        Train every row twice: on the training part, with the first seed, to choose its epochs on the validation part;
+        then, with every seed, on both parts for so many epochs.
+    folder : Path, optional
+        Gets a JSON a row and seed as soon as it is done, with what it predicts for the test part; read instead of
+        trained where it is there already.
+    only_kept : bool
+        Train nothing: give the rows and seeds that lie in ``folder``.
 
     Returns
     -------
     dict of str to list of Run
-        By name of the row, a run a seed.
+        By name of the row, a run a seed. From a file, predictions are NaN outside the test part.
+
+    Raises
+    ------
+    InputError
+        A file in ``folder`` is of other data or of other settings than what is asked for.
     """
     rows = rows or select()
     base = {
@@ -358,26 +398,54 @@ def run(
         "preset": preset,
         "packages": {package: results.version_of(package) for package in ("torch", "peft")},
     }
+
+    def trained(row: Row, seed: int, epochs_of: Callable[[Row], Sequence[int]] | None) -> Run:
+        train = partial(_trained, row, cohort, inputs, replace(config, seed=seed), preset, epochs_of)
+        done = cache.cached("ablation", _key(base, row, seed, epochs_of is not None), train)
+        n_trained, n_total, n_epochs = (int(value) for value in done.pop("sizes"))
+        best = tuple(int(value) for value in done.pop("best"))
+        return Run(done, n_trained, n_total, n_epochs, done.pop("seconds").item(), best)
+
+    def epochs_of(row: Row) -> Sequence[int]:
+        return trained(row, seeds[0], None).best
+
     # Seed after seed: an interrupted run has whole tables of fewer seeds.
     todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not (row.costly or row.once)]
-    keys = [base | {"row": row.settings, "seed": seed} for row, seed in todo]
     found: dict[int, Run] = {}
-    with tqdm(total=len(todo), desc="ablation", unit="run", disable=None) as bar:
-        while waiting := [i for i in range(len(todo)) if i not in found]:
-            i = next((i for i in waiting if not cache.busy("ablation", keys[i])), waiting[0])
+    asked = base | {"refit": refit}
+    for i, (row, seed) in enumerate(todo):
+        if (kept := _kept(folder, row, seed, asked, cohort)) is not None:
+            found[i] = kept
+    with tqdm(total=len(todo), initial=len(found), desc="ablation", unit="run", disable=None) as bar:
+        while waiting := [] if only_kept else [i for i in range(len(todo)) if i not in found]:
+            free = (i for i in waiting if not cache.busy("ablation", _key(base, *todo[i], refit)))
+            i = next(free, waiting[0])
             row, seed = todo[i]
             bar.set_postfix_str(f"{row.name}, seed {seed}")
-            train = partial(_trained, row, cohort, inputs, replace(config, seed=seed), preset)
-            done = cache.cached("ablation", keys[i], train)
-            trained, total, epochs = (int(value) for value in done.pop("sizes"))
-            found[i] = Run(done, trained, total, epochs, done.pop("seconds").item())
+            found[i] = trained(row, seed, epochs_of if refit else None)
+            if folder is not None:
+                _keep(folder, row, seed, asked, cohort, found[i])
             bar.update()
-    return {row.name: [found[i] for i, (other, _) in enumerate(todo) if other is row] for row in rows}
+    by_row = {row.name: [found[i] for i, (other, _) in enumerate(todo) if other is row and i in found] for row in rows}
+    return {name: runs for name, runs in by_row.items() if runs}
 
 
-def _trained(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset: str) -> dict[str, np.ndarray]:
+def _key(base: Mapping[str, Any], row: Row, seed: int, refit: bool) -> dict[str, Any]:
+    return {**base, "row": row.settings, "seed": seed} | ({"refit": True} if refit else {})
+
+
+def _trained(
+    row: Row,
+    cohort: Cohort,
+    inputs: Inputs,
+    config: FitConfig,
+    preset: str,
+    epochs_of: Callable[[Row], Sequence[int]] | None,
+) -> dict[str, np.ndarray]:
+    if epochs_of is not None:
+        epochs_of(row)  # its time is its own
     start = time.process_time()
-    fitted = fit_row(row, cohort, inputs, config, preset)
+    fitted = fit_row(row, cohort, inputs, config, preset, epochs_of)
     seconds = time.process_time() - start
     models = [fit.model for fit in fitted]
     frozen = set(row.backbones).difference(*(getattr(model, "networks", ()) for model in models))
@@ -387,7 +455,64 @@ def _trained(row: Row, cohort: Cohort, inputs: Inputs, config: FitConfig, preset
         sum(len(fit.history) for fit in fitted),
     )
     predictions = {name: values for fit in fitted for name, values in fit.predictions.items()}
-    return predictions | {"sizes": np.array(sizes), "seconds": np.array([seconds])}
+    best = [
+        len(fit.history) if config.refit or "validation" not in fit.history else training.best_epoch(fit)
+        for fit in fitted
+    ]
+    return predictions | {"sizes": np.array(sizes), "seconds": np.array([seconds]), "best": np.array(best)}
+
+
+#: Decimals of what a file keeps of predictions; probabilities of several classes are kept in thousandths.
+_KEPT_PLACES = {"rr": 2, "age": 2, "sex": 4, "potassium": 4}
+
+
+def file_of(row: Row, seed: int) -> str:
+    """Name of the file that keeps a row and seed."""
+    return f"{re.sub('[^a-z0-9]+', '-', row.name.lower()).strip('-')}-seed{seed}.json"
+
+
+def _keep(folder: Path, row: Row, seed: int, asked: Mapping[str, Any], cohort: Cohort, done: Run) -> None:
+    """Write what a row and seed came to, whole or not at all."""
+    test = cohort.split == "test"
+    lines = {}
+    for name, values in done.predictions.items():
+        if values.ndim == 2:
+            lines[name] = " ".join(",".join(map(str, np.rint(1000 * record).astype(int))) for record in values[test])
+        else:
+            lines[name] = " ".join(f"{value:.{_KEPT_PLACES[name]}f}" for value in values[test])
+    content = {
+        "row": row.name,
+        "seed": seed,
+        "settings": row.settings,
+        "asked": {key: asked[key] for key in _ASKED},
+        "sizes": {key: getattr(done, key) for key in ("trained", "total", "epochs", "seconds", "best")},
+        "provenance": results.provenance(cohort, seed),
+        "test": lines,
+    }
+    results.write_json(folder / file_of(row, seed), content)
+
+
+#: What a file and what is asked for must agree on.
+_ASKED = ("data", "config", "preset", "refit")
+
+
+def _kept(folder: Path | None, row: Row, seed: int, asked: Mapping[str, Any], cohort: Cohort) -> Run | None:
+    """Read a row and seed from its file; None where there is none."""
+    path = None if folder is None else folder / file_of(row, seed)
+    if path is None or not path.is_file():
+        return None
+    content = json.loads(path.read_text("utf-8"))
+    wanted = json.loads(json.dumps({"settings": row.settings, "asked": {key: asked[key] for key in _ASKED}}))
+    if any(content[key] != value for key, value in wanted.items()):
+        raise InputError(f"{path} is of other data or settings than what is asked for; move it away to train it anew")
+    test, predictions = cohort.split == "test", {}
+    for name, line in content["test"].items():
+        records = [np.array(record.split(","), np.float32) for record in line.split()]
+        values = np.squeeze(np.stack(records), 1) if len(records[0]) == 1 else np.stack(records) / 1000
+        predictions[name] = np.full((len(cohort), *values.shape[1:]), np.nan, np.float32)
+        predictions[name][test] = values
+    sizes = {**content["sizes"], "best": tuple(content["sizes"]["best"])}
+    return Run(predictions, **sizes)
 
 
 def _inputs_digest(inputs: Inputs) -> str:

@@ -30,12 +30,12 @@ def _constant(task: Task, value: float | np.ndarray, n: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(value, np.float32), (n, len(task.classes)) if np.ndim(value) else (n,)).copy()
 
 
-def floors(cohort: Cohort) -> dict[str, dict[str, np.ndarray]]:
+def floors(cohort: Cohort, refit: bool = False) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of every floor for a cohort: :func:`floors_from` with what its R-peaks and beats tell."""
     peaks = beats.detect_r_peaks(cohort.signal, cohort.fs)
     intervals = beats.classical_intervals(cohort.signal, cohort.fs, peaks)
     characteristics = beats.characteristics(cohort.signal, cohort.fs, peaks)
-    return floors_from(cohort, beats.mean_rr(peaks, cohort.fs), intervals, characteristics)
+    return floors_from(cohort, beats.mean_rr(peaks, cohort.fs), intervals, characteristics, refit)
 
 
 def floors_from(
@@ -43,6 +43,7 @@ def floors_from(
     peak_rr: np.ndarray | None = None,
     intervals: pd.DataFrame | np.ndarray | None = None,
     characteristics: np.ndarray | None = None,
+    refit: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
     """Predictions of the floors that every table carries, by name (:data:`FLOORS`).
 
@@ -55,6 +56,8 @@ def floors_from(
         Classical intervals and axes; NaN where there is none.
     characteristics : ndarray of shape (records, characteristics), optional
         What ECG-MoE's gates and heads are told beside its features; NaN where there is none.
+    refit : bool
+        Fit to the validation part too, once strengths of regularisation were chosen on it.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def floors_from(
         characteristics*: on them, ridge regression or the line of least absolute error, whichever is better on the
         validation part, and logistic regression.
     """
-    n, train, targets = len(cohort), cohort.split == "train", cohort.targets()
+    n, targets = len(cohort), cohort.targets()
+    train = cohort.split != "test" if refit else cohort.split == "train"
     out: dict[str, dict[str, np.ndarray]] = {ZERO: {}, MEAN: {}, MEDIAN: {}}
     for name, task in cohort.tasks.items():
         known = targets[name][has_label(targets, name, train)]
@@ -82,12 +86,16 @@ def floors_from(
     for floor, values in ((INTERVALS, intervals), (CHARACTERISTICS, characteristics)):
         if values is not None:
             x = np.asarray(values, float)
-            out[floor] = _linear(np.where(np.isfinite(x), x, np.nan), cohort, line=True)
+            out[floor] = _linear(np.where(np.isfinite(x), x, np.nan), cohort, line=True, refit=refit)
     return out
 
 
 def _linear(
-    features: np.ndarray, cohort: Cohort, tasks: Iterable[str] | None = None, line: bool = False
+    features: np.ndarray,
+    cohort: Cohort,
+    tasks: Iterable[str] | None = None,
+    line: bool = False,
+    refit: bool = False,
 ) -> dict[str, np.ndarray]:
     """Ridge and logistic regression (records, D) → predictions: fitted on train, strength chosen on validation.
 
@@ -108,13 +116,19 @@ def _linear(
         fit = has_label(targets, name, train)
         choose = has_label(targets, name, cohort.split == "validation")
         regression = task.kind == "regression"
-        candidates = _ridges(x, targets[name], fit) if regression else _logistics(task, x_32, targets[name], fit)
-        if line and regression:
-            candidates.append(_line(x, targets[name], fit))
+
+        def fitted(
+            rows: np.ndarray, name: str = name, task: Task = task, regression: bool = regression
+        ) -> list[np.ndarray]:
+            candidates = _ridges(x, targets[name], rows) if regression else _logistics(task, x_32, targets[name], rows)
+            return [*candidates, _line(x, targets[name], rows)] if line and regression else candidates
+
+        candidates = fitted(fit)
         ones = np.ones((1, int(choose.sum())))
         sign = -1 if task.higher_is_better else 1
         losses = [sign * metrics(task, targets[name][choose], c[choose], ones)[task.metric][0] for c in candidates]
-        out[name] = candidates[int(np.argmin(losses))]
+        chosen = int(np.argmin(losses))
+        out[name] = fitted(fit | choose)[chosen] if refit else candidates[chosen]
     return out
 
 

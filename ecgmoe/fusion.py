@@ -10,11 +10,10 @@ from typing import Literal, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from ecgmoe import backbones, linear, moe, routing, variants
-from ecgmoe.backbones import Backbone, lora
+from ecgmoe.backbones import Backbone
 from ecgmoe.beats import N_RR_CHARACTERISTICS
 from ecgmoe.features import Inputs
 from ecgmoe.multitask import MultiTask, Output, PeriodicOutput, Standardise
@@ -183,12 +182,16 @@ class ECGMoE(
         random = f"{backbones.size_of(c.preset)}-random"
         kept = {name: networks[name] if name in networks else backbones.build(name, random) for name in names}
         if c.lora != "full":
+            from ecgmoe.backbones import lora  # brings peft
+
             for network in kept.values():
                 lora.add(network, c.lora_rank, c.lora_alpha)
         return nn.ModuleDict(kept)
 
     def _add_lora(self) -> None:
         """Freeze the fusion's linear maps and learn a low-rank change of each (Hu et al. 2021), by peft."""
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import, and most models have no LoRA
+
         adapters = LoraConfig(
             r=self.config.lora_rank,
             lora_alpha=self.config.lora_alpha,

@@ -14,7 +14,9 @@ from tqdm import tqdm
 from ecgmoe import features
 from ecgmoe.backbones import Backbone
 from ecgmoe.backbones.adapt import resample
+from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE
+from ecgmoe.multitask import Output
 from ecgmoe.routing import chosen_features
 
 
@@ -65,34 +67,67 @@ def answer(
     ValueError
         A backbone is missing, a task is unknown, there is no record, or the signal has the wrong shape.
     """
-    c, names = model.config, tuple(model.config.d_features)
-    frozen = [name for name in names if name not in model.networks]
-    if missing := [name for name in frozen if name not in networks]:
-        raise ValueError(f"the model needs the backbones {', '.join(missing)}; build them with backbones.build")
     if signal.ndim != 3 or not len(signal):
         raise ValueError(f"signal must be (records, leads, samples) with at least a record, got {tuple(signal.shape)}")
     tasks = tuple(tasks or model.tasks)
     parts: list[dict[str, Tensor]] = []
     ran: list[Tensor] = []
-    model.eval()
-    with torch.no_grad(), tqdm(total=len(signal), desc="answers", disable=None) as bar:
+    with tqdm(total=len(signal), desc="answers", disable=None) as bar:
         for start in range(0, len(signal), batch_size):
-            signal_BCT = torch.as_tensor(signal[start : start + batch_size], dtype=torch.float32)
-            signal_BCT = resample(signal_BCT, fs, c.fs)
-            inputs = features.from_signal(
-                signal_BCT, c.fs, beat_length=c.beat_length, max_beats=c.max_beats, beat_window=c.beat_window
-            )
-            inputs = inputs.to(model.positive_weight_K.device)
-            choice = model.choose(inputs, tasks)
-            shape = (len(signal_BCT), len(names))
-            ran_BM = torch.ones(shape, dtype=torch.bool) if choice is None else choice.chosen_BM
-            found = {
-                name: chosen_features(networks[name], inputs.signal_BCT, c.fs, ran_BM[:, names.index(name)])
-                for name in frozen
-            }
-            output = model(inputs._replace(features=found), tasks, choice)
+            part = torch.as_tensor(signal[start : start + batch_size], dtype=torch.float32)
+            output, ran_BM = run(model, networks, made_for(model, resample(part, fs, model.config.fs)), tasks)
             parts.append(model.predict(output.logits))
-            ran.append(ran_BM.cpu())
-            bar.update(len(signal_BCT))
+            ran.append(ran_BM)
+            bar.update(len(part))
     predictions = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tasks}
     return Answer(predictions, torch.cat(ran).numpy())
+
+
+def made_for(model: ECGMoE, signal_BCT: Tensor, peaks: Sequence[np.ndarray] | None = None) -> Inputs:
+    """What a model sees of recordings at its own sampling rate, all but the features of its backbones."""
+    c = model.config
+    return features.from_signal(
+        signal_BCT, c.fs, peaks=peaks, beat_length=c.beat_length, max_beats=c.max_beats, beat_window=c.beat_window
+    )
+
+
+@torch.no_grad()
+def run(
+    model: ECGMoE, networks: Mapping[str, Backbone], inputs: Inputs, tasks: Sequence[str] | None = None
+) -> tuple[Output, Tensor]:
+    """One pass for a batch: each backbone on those records that chose it, then fusion and the heads of these tasks.
+
+    Parameters
+    ----------
+    model : ECGMoE
+        Is put into evaluation mode.
+    networks : mapping of str to Backbone
+        As for :func:`answer`.
+    inputs : Inputs
+        From :func:`made_for`.
+    tasks : sequence of str, optional
+
+    Returns
+    -------
+    Output and Tensor
+        What the model gives, and which backbones ran, bool of shape (B, M) on the CPU.
+
+    Raises
+    ------
+    ValueError
+        A backbone is missing, or a task is unknown.
+    """
+    model.eval()
+    names = tuple(model.config.d_features)
+    frozen = [name for name in names if name not in model.networks]
+    if missing := [name for name in frozen if name not in networks]:
+        raise ValueError(f"the model needs the backbones {', '.join(missing)}; build them with backbones.build")
+    inputs = inputs.to(model.positive_weight_K.device)
+    choice = model.choose(inputs, tasks)
+    shape = (inputs.n_records, len(names))
+    ran_BM = torch.ones(shape, dtype=torch.bool) if choice is None else choice.chosen_BM
+    found = {
+        name: chosen_features(networks[name], inputs.signal_BCT, inputs.fs, ran_BM[:, names.index(name)])
+        for name in frozen
+    }
+    return model(inputs._replace(features=found), tasks, choice), ran_BM.cpu()

@@ -95,7 +95,12 @@ class Record:
     warnings: tuple[str, ...] = ()
 
 
-def read_record(path: str | os.PathLike[str], *, checksum: Literal["error", "warn"] = "error") -> Record:
+def read_record(
+    path: str | os.PathLike[str],
+    *,
+    checksum: Literal["error", "warn"] = "error",
+    missing: Literal["error", "keep"] = "error",
+) -> Record:
     """Read one WFDB recording.
 
     Parameters
@@ -104,6 +109,8 @@ def read_record(path: str | os.PathLike[str], *, checksum: Literal["error", "war
         Of the record, with or without the extension ``.hea`` or ``.dat``.
     checksum : {"error", "warn"}
         What becomes of samples that do not match the checksums in the header: an error, or a line in ``warnings``.
+    missing : {"error", "keep"}
+        What becomes of missing samples: an error, or NaN in the signal and a line in ``warnings``.
 
     Returns
     -------
@@ -123,7 +130,7 @@ def read_record(path: str | os.PathLike[str], *, checksum: Literal["error", "war
     and time are not looked at.
     """
     folder, stem = os.path.split(_without_suffix(os.fspath(path)))
-    return _read(folder, stem, stem, checksum)[0]
+    return _read(folder, stem, stem, checksum, missing)[0]
 
 
 def read_standard(
@@ -373,17 +380,21 @@ def _not_opened(name: str, kind: str, error: OSError) -> RecordError:
     return RecordError(name, f"{kind} file {file} cannot be opened ({error.strerror})", "check path and permissions")
 
 
-def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = False) -> tuple[Record, bool]:
+def _read(
+    folder: str, stem: str, name: str, checksum: str, missing: str = "error", *, is_part: bool = False
+) -> tuple[Record, bool]:
     """Read a record, and say whether its signal is known to be whole steps of 16 bits."""
     if checksum not in ("error", "warn"):
         raise ValueError(f"checksum = {checksum!r}; pass 'error' or 'warn'")
+    if missing not in ("error", "keep"):
+        raise ValueError(f"missing = {missing!r}; pass 'error' or 'keep'")
     header = _read_header(folder, stem, name)
     if header.n_leads == 0 or header.length == 0 or header.parts == ():
         raise _damaged(name, "the recording holds no samples")
     if header.parts is not None:
         if is_part:
             raise _damaged(name, "a part of the recording is made of parts itself")
-        return _read_parts(folder, stem, name, header, checksum), False
+        return _read_parts(folder, stem, name, header, checksum, missing), False
 
     if not all(header.gains):
         raise RecordError(name, "a lead has no gain in the header", "add the gain, in steps per mV")
@@ -417,10 +428,13 @@ def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = F
         raise _damaged(name, str(error)) from error
     if is_16:
         sums = steps.view(np.uint16).sum(axis=1, dtype=np.uint16).tolist()
-        missing = (steps == _MISSING_16).any(axis=1).nonzero()[0] if steps.min() == _MISSING_16 else ()
         mv = from_steps(steps, gain, baseline)
+        absent = steps[:, :0] == _MISSING_16
+        if steps.min() == _MISSING_16:
+            absent = steps == _MISSING_16
+            mv[absent] = np.nan
     else:
-        missing = np.isnan(wide).any(axis=1).nonzero()[0]
+        absent = np.isnan(wide)
         if np.abs(wide).max(initial=0, where=~np.isnan(wide)) > _MAX_MV:
             raise _damaged(name, f"values of more than {_MAX_MV:,.0f} mV")
         mv = np.ascontiguousarray(wide, np.float32)
@@ -433,9 +447,12 @@ def _read(folder: str, stem: str, name: str, checksum: str, *, is_part: bool = F
         if checksum != "warn":
             raise _damaged(name, reason)
         warnings.append(reason)
-    if len(missing):
-        found = ", ".join(leads[i] for i in missing)
-        raise RecordError(name, f"missing samples (NaN) in lead {found}", "leave the recording out")
+    if absent.any():
+        found = ", ".join(leads[i] for i in absent.any(axis=1).nonzero()[0])
+        reason = f"missing samples (NaN) in lead {found}"
+        if missing != "keep":
+            raise RecordError(name, reason, "leave the recording out")
+        warnings.append(reason)
     files = dict.fromkeys([f"{stem}.hea", *header.files])
     return Record(mv, header.fs, leads, name, gain, baseline, tuple(files), tuple(warnings)), is_16
 
@@ -455,7 +472,7 @@ def _read_header(folder: str, stem: str, name: str) -> Header:
     return header
 
 
-def _read_parts(folder: str, stem: str, name: str, header: Header, checksum: str) -> Record:
+def _read_parts(folder: str, stem: str, name: str, header: Header, checksum: str, missing: str) -> Record:
     """Join a recording that is stored in several parts; each must hold all leads."""
     segments = cast(tuple[tuple[str, int], ...], header.parts)
     layout = _read_header(folder, segments[0][0], name) if segments[0][1] == 0 else None
@@ -465,7 +482,7 @@ def _read_parts(folder: str, stem: str, name: str, header: Header, checksum: str
         raise RecordError(name, "missing samples (a gap between the parts)", "leave the recording out")
     if len(set(names)) < len(names) or sum(n for _, n in segments) != header.length:
         raise _damaged(name, "the parts do not add up to the whole")
-    parts = [_read(folder, segment, name, checksum, is_part=True)[0] for segment in names]
+    parts = [_read(folder, segment, name, checksum, missing, is_part=True)[0] for segment in names]
     if any(part.signal.shape[1] != n or part.fs != header.fs for part, (_, n) in zip(parts, segments, strict=True)):
         raise _damaged(name, "a part has another length or rate than the header says")
     # A layout names all leads, and parts hold them in any order.

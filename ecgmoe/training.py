@@ -43,6 +43,9 @@ class FitConfig:
 
     epochs: int = 20
     patience: int = 8  # epochs without a better validation loss before training stops
+    # Learn from the validation part too: for all epochs, since nothing is left that could stop training, and the last
+    # weights are kept. How many epochs was chosen before, without.
+    refit: bool = False
     batch_size: int = 64  # most records of a step, over all processes and micro-batches
     accumulate: int = 1  # micro-batches of a step; contrast and a router's balance compare within a micro-batch
     lr: float = 2e-3  # highest rate of the one-cycle schedule
@@ -89,8 +92,9 @@ def fit(
     """Train on the training folds, stop early on the validation fold, predict everything.
 
     Scales of inputs and targets are taken from the training part alone. The weights of the best epoch on the
-    validation part are kept. The same seed gives the same result on the same machine; with several processes each
-    step equals that of one process but for rounding, and for dropout and noise.
+    validation part are kept; of a refit, which learns from both parts, the last ones. The same
+    seed gives the same result on the same machine; with several processes each step equals that of one process but for
+    rounding, and for dropout and noise.
 
     Parameters
     ----------
@@ -125,6 +129,8 @@ class _Training:
     def __init__(self, model: MultiTask, inputs: Inputs, cohort: Cohort, config: FitConfig, state: PartialState):
         self.model, self.inputs, self.config, self.state = model, inputs, config, state
         self.rows = {part: torch.from_numpy(np.flatnonzero(cohort.split == part)) for part in ("train", "validation")}
+        if config.refit:
+            self.rows["train"] = torch.cat([self.rows["train"], self.rows["validation"]]).sort().values
         for part, rows in self.rows.items():
             if len(rows) == 0:
                 raise InputError(
@@ -180,7 +186,7 @@ class _Training:
         folder = folder if main else None
         bar = tqdm(total=config.epochs, initial=len(self.history), desc="epochs", disable=None if main else True)
         with bar, _log(folder, len(self.history)) as log:
-            while len(self.history) < config.epochs and self._since_best() < config.patience:
+            while len(self.history) < config.epochs and (config.refit or self._since_best() < config.patience):
                 self._epoch()
                 bar.update()
                 bar.set_postfix({key: f"{self.history[-1][key]:.3f}" for key in ("train", "validation")})
@@ -244,7 +250,7 @@ class _Training:
         validation = {name: float(loss) for name, loss in by_task.items()}
         row = {"epoch": len(self.history), "train": train, "validation": sum(validation.values()), **validation}
         self.history += broadcast_object_list([row])  # the main process decides when to stop
-        if self._since_best() == 0:
+        if self.config.refit or self._since_best() == 0:
             self.best = _weights(self.model)
 
     def _step(self, batch: Tensor) -> Tensor:
@@ -356,6 +362,11 @@ def _join(chunks: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[
 def _answers(model: MultiTask, logits: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         return {name: values.cpu().numpy() for name, values in model.predict(logits).items()}
+
+
+def best_epoch(fitted: Fitted) -> int:
+    """How many epochs led to the weights that were kept: what a refit takes over."""
+    return 1 + int(fitted.history["validation"].argmin())
 
 
 def predict(model: MultiTask, inputs: Inputs, chunk: int = 256) -> dict[str, np.ndarray]:

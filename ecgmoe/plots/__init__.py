@@ -7,6 +7,7 @@ from ecgmoe.plots.backbones import by_depth, pretraining_curves, twins
 from ecgmoe.plots.detectors import detector_speed, f1_against_tolerance
 from ecgmoe.plots.efficiency import router_load, tradeoff
 from ecgmoe.plots.model import architecture, costs, gates, predictions, scores_by_model, training_curves
+from ecgmoe.plots.prediction import explained
 from ecgmoe.plots.recordings import (
     ecg_paper,
     label_coverage,
@@ -31,6 +32,7 @@ __all__ = [
     "detector_speed",
     "differences",
     "ecg_paper",
+    "explained",
     "f1_against_tolerance",
     "gates",
     "interventions",

@@ -1,0 +1,108 @@
+"""The figure of one prediction: the ECG, what was predicted, and where the model looked."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ecgmoe.plots.style import INK, style
+from ecgmoe.prediction import Explained
+from ecgmoe.records import LEADS
+
+#: Between the zero lines of two leads, mV.
+_APART_MV = 1.6
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    """What was predicted, as one line."""
+    parts = []
+    for label, title, unit in (("rr_ms", "RR", "ms"), ("age_years", "age", "years")):
+        if pd.notna(row[label]):
+            interval = (
+                f" [{row[f'{label}_low']:.0f}, {row[f'{label}_high']:.0f}]" if pd.notna(row[f"{label}_low"]) else ""
+            )
+            parts.append(f"{title} {row[label]:.0f}{interval} {unit}")
+    if row["sex"] is not None and pd.notna(row["sex"]):
+        female = row["sex_female_probability"]
+        parts.append(f"{row['sex']} ({100 * max(female, 1 - female):.0f} %)")
+    if row["rhythm"] is not None and pd.notna(row["rhythm"]):
+        parts.append(f"{row['rhythm']} ({100 * row['rhythm_probability']:.0f} %)")
+    if pd.notna(row["potassium_abnormal_probability"]):
+        parts.append(f"abnormal potassium ({100 * row['potassium_abnormal_probability']:.0f} %)")
+    return " · ".join(parts) or "nothing could be predicted"
+
+
+def _leads(ax: Axes, explained: Explained, leads: tuple[str, ...]) -> None:
+    """Leads one below the other; a trace that leaves its row is cut."""
+    signal_LT = explained.window.signal_LT
+    seconds_T = np.arange(signal_LT.shape[1]) / explained.fs
+    for i, lead in enumerate(leads):
+        trace_T = signal_LT[LEADS.index(lead)]
+        ax.axhline(-_APART_MV * i, color="0.9", lw=0.6, zorder=0)
+        ax.plot(seconds_T, np.clip(trace_T - np.median(trace_T), -1.3, 1.6) - _APART_MV * i, color=INK, lw=0.6)
+    ax.set_yticks([-_APART_MV * i for i in range(len(leads))], leads)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, seconds_T[-1]), ylim=(-_APART_MV * (len(leads) - 1) - 1.2, 1.4))
+    ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def explained(one: Explained) -> Figure:
+    """Draw one window: twelve leads, the predictions, how much each task looked at each beat, and the weights of gates.
+
+    Parameters
+    ----------
+    one : Explained
+        From :meth:`ecgmoe.prediction.Predictor.explain`.
+
+    Returns
+    -------
+    Figure
+        Below the leads, lead II over one row a task: the darker a beat, the more of that task's attention it had. On
+        the right, the weights of the experts of the periodic network and of the two paths by task.
+    """
+    style()
+    attention, gates, row = (
+        one.attention,
+        one.experts.join(one.paths),
+        {str(key): value for key, value in one.row.items()},
+    )
+    looks = not attention.empty
+    fig = plt.figure(figsize=(9.6, 6.4 if looks else 4.4), layout="constrained")
+    grid = fig.add_gridspec(2 if looks else 1, 2, height_ratios=(4.2, 0.5 + 0.3 * len(attention)) if looks else (1,))
+    columns = [fig.add_subplot(grid[0, i]) for i in range(2)]
+    for ax, leads in zip(columns, (LEADS[:6], LEADS[6:]), strict=True):
+        _leads(ax, one, leads)
+        ax.set_xlabel("time in the window, s")
+    start = f"{one.window.record}, {one.window.start_s:g}–{one.window.start_s + 10:g} s"
+    warnings = f"\n{row['warnings']}" if row["warnings"] else ""
+    fig.suptitle(f"{start}\n{_sentence(row)}{warnings}", fontsize=9.5, x=0.01, ha="left")
+    if looks:
+        rows, ax = (fig.add_subplot(grid[1, i]) for i in range(2))
+        peaks = one.peaks[: attention.shape[1]] / one.fs
+        edges = np.concatenate([[peaks[0] - 0.3], (peaks[1:] + peaks[:-1]) / 2, [peaks[-1] + 0.5]])
+        weight_KN = attention.to_numpy(float)
+        share_KN = weight_KN / weight_KN.max(axis=1, keepdims=True).clip(1e-9)
+        rows.pcolormesh(edges, np.arange(len(share_KN) + 1), share_KN, cmap="crest", vmin=0, vmax=1)
+        for (task, beat), share in np.ndenumerate(share_KN):
+            colour = "white" if share > 0.4 else INK
+            text = f"{100 * weight_KN[task, beat]:.0f}"
+            rows.text(float(peaks[beat]), task + 0.5, text, ha="center", va="center", fontsize=6, color=colour)
+        rows.set(xlim=columns[0].get_xlim(), ylim=(len(share_KN), 0), title="attention to each beat, %")
+        rows.set_yticks(np.arange(len(share_KN)) + 0.5, attention.index)
+        sns.heatmap(
+            100 * gates, ax=ax, annot=True, fmt=".0f", cmap="crest", vmin=0, vmax=100, cbar=False, linewidths=0.5,
+            annot_kws={"fontsize": 7},
+        )  # fmt: skip
+        ax.set_xticks(
+            ax.get_xticks(), [str(name).replace(", ", "\n") for name in gates.columns], rotation=0, fontsize=6.5
+        )
+        ax.tick_params(axis="both", rotation=0, length=0)
+        ax.axvline(one.experts.shape[1], color="white", lw=4)
+        ax.set_title("weights of experts (eq. 3) and of the two paths (eq. 4), %")
+    plt.close(fig)
+    return fig

@@ -1,0 +1,505 @@
+"""Predictions on anyone's ECG: a trained ECG-MoE with its backbones, its calibration, and whatever leads there are.
+
+:func:`load` gives the model that this library ships, or one of your own. A recording of any length and rate is cut into
+windows of ten seconds; leads that are not there are made of the others, and what the answers rest on is said beside
+them.
+
+Shape legend: B windows, L 12 leads, T samples, O outputs of a head, K tasks, N beats.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ecgmoe import backbones, beats, inference
+from ecgmoe.backbones import Backbone
+from ecgmoe.backbones.published import SHIPPED as SHIPPED_BACKBONES
+from ecgmoe.fusion import ECGMoE
+from ecgmoe.moe import EXPERT_NAMES
+from ecgmoe.multitask import Output
+from ecgmoe.records import LEADS, InputError, Record, RecordError, resampled
+from ecgmoe.sources import Recording, rows_of
+from ecgmoe.tasks import TASKS
+
+#: Folder of the models that come with this library.
+SHIPPED = Path(__file__).resolve().parents[1] / "data" / "models"
+
+#: Columns of every table of predictions.
+COLUMNS = (
+    *("record", "start_s"),
+    *("rr_ms", "rr_ms_low", "rr_ms_high"),
+    *("age_years", "age_years_low", "age_years_high"),
+    *("sex", "sex_female_probability"),
+    *("rhythm", "rhythm_probability"),
+    *("warnings", "potassium_abnormal_probability"),
+)
+
+#: Column that is empty where a task has no answer, in the order of ``TASKS``.
+_ANSWERS = ("rr_ms", "age_years", "sex_female_probability", "potassium_abnormal_probability", "rhythm_probability")
+
+#: Length of a window, s: what the model was trained on.
+WINDOW_S = 10.0
+#: Sampling rates that are taken, Hz: slower ones do not show a QRS complex, faster ones no recorder has.
+RATES_HZ = (25.0, 100_000.0)
+#: Windows that are answered together.
+BATCH = 32
+#: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor.
+POOR_QUALITY = 0.5
+#: No heart reaches it, mV; what does is an artefact, or in another unit.
+LARGEST_MV = 20.0
+
+#: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
+_LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
+_N_LIMBS = len(_LIMBS)
+
+
+class ModelError(InputError):
+    """A trained model cannot be used; the message says what is wrong with it and what to do."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes claims of a trained model come true, fitted on recordings that it was not trained on.
+
+    Attributes
+    ----------
+    half_width : mapping of str to float
+        Of the prediction interval of each regression, in its unit: a quantile of the absolute errors (split conformal
+        prediction: Vovk et al. 2005; Lei et al., J. Am. Stat. Assoc. 113:1094, 2018).
+    scale, shift : mapping of str to float
+        Of the logits of each classification, a shift for binary tasks alone: Platt scaling (Platt 1999), of several
+        classes temperature scaling (Guo et al., ICML 2017).
+    level : float
+        Share of recordings that the intervals are to hold.
+    """
+
+    half_width: Mapping[str, float]
+    scale: Mapping[str, float]
+    shift: Mapping[str, float]
+    level: float = 0.95
+
+    def probability(self, name: str, logits_BO: Tensor) -> Tensor:
+        """Calibrated probability of class 1 (B,), or of each class (B, O)."""
+        logits_BO = logits_BO * self.scale.get(name, 1.0) + self.shift.get(name, 0.0)
+        return logits_BO[:, 0].sigmoid() if TASKS[name].kind == "binary" else logits_BO.softmax(-1)
+
+
+class Window(NamedTuple):
+    """Ten seconds of a recording, twelve leads at the model's rate."""
+
+    record: str
+    start_s: float
+    signal_LT: np.ndarray  #: mV, no NaN
+    warnings: tuple[str, ...]
+    usable: bool  #: whether there is any lead to answer from
+
+
+class Explained(NamedTuple):
+    """One window with its answers and where the model looked."""
+
+    window: Window
+    row: pd.Series  #: its line of the table
+    fs: float
+    peaks: np.ndarray  #: R-peaks in samples
+    attention: pd.DataFrame  #: weight of each beat a task: a row a task, a column a beat
+    experts: pd.DataFrame  #: weight of each expert of the periodic network a task
+    paths: pd.DataFrame  #: weights of backbones and periodic path a task
+
+
+class Predictor:
+    """A trained ECG-MoE that answers on recordings; made by :func:`load`.
+
+    Attributes
+    ----------
+    model : ECGMoE
+    networks : dict of str to Backbone
+        Those backbones that the model does not hold itself.
+    card : dict
+        What the model was trained on and what it reaches; empty for a model without card.
+    calibration : Calibration or None
+        Without it there are no intervals, and probabilities are as the model gives them.
+    lead_covariance : ndarray of shape (12, 12) or None
+        Of the leads of the training part, mV squared; without it a missing lead is zero.
+    """
+
+    def __init__(
+        self,
+        model: ECGMoE,
+        networks: Mapping[str, Backbone],
+        card: Mapping[str, Any] | None = None,
+        calibration: Calibration | None = None,
+        lead_covariance: np.ndarray | None = None,
+    ) -> None:
+        self.model, self.networks, self.card = model.eval(), dict(networks), dict(card or {})
+        self.calibration, self.lead_covariance = calibration, lead_covariance
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the model answers."""
+        return self.model.tasks
+
+    def predict(
+        self,
+        signal: np.ndarray | Tensor,
+        fs: float,
+        leads: Sequence[str] | None = None,
+        *,
+        tasks: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Predict from recordings.
+
+        Parameters
+        ----------
+        signal : array of shape (leads, samples) or (records, leads, samples)
+            mV; NaN where a sample is missing.
+        fs : float
+            Sampling rate in Hz.
+        leads : sequence of str, optional
+            Names of the leads in the order of ``signal``; by default the twelve standard leads in standard order
+            (``records.LEADS``). Any selection of them will do, in any order.
+        tasks : sequence of str, optional
+            Of :attr:`tasks`; all by default.
+
+        Returns
+        -------
+        DataFrame
+            A row a window of ten seconds, columns :data:`COLUMNS`. ``record`` is the number of the record. What was
+            not asked for, or cannot be given, is NaN or None, and ``warnings`` says why.
+
+        Raises
+        ------
+        RecordError
+            A recording is shorter than ten seconds, has none of the twelve leads, or has as many names as it has not
+            leads.
+        ValueError
+            An unknown task, or a sampling rate that is not positive.
+        """
+        array = np.asarray(signal, np.float32)
+        if array.ndim not in (2, 3):
+            raise RecordError("signal", f"an array of shape {array.shape}", "give (leads, samples), or several of it")
+        if not 0 < fs < float("inf"):
+            raise ValueError(f"a sampling rate of {fs} Hz; it must be positive")
+        given = tuple(LEADS if leads is None else leads)
+        records = (
+            Recording(str(i), one, float(fs), given) for i, one in enumerate(array if array.ndim == 3 else array[None])
+        )
+        tables: list[pd.DataFrame] = []
+        for found in self.stream(records, tasks):
+            if isinstance(found, RecordError):
+                raise found
+            tables.append(found.table)
+        table = pd.concat(tables, ignore_index=True) if tables else _table([], {}, [])
+        return table.assign(record=table["record"].astype(int))
+
+    def stream(
+        self, recordings: Iterable[Recording | RecordError], tasks: Sequence[str] | None = None
+    ) -> Iterator["Answered | RecordError"]:
+        """Predict from one recording after the other, some windows at a time, whatever their number.
+
+        Parameters
+        ----------
+        recordings : iterable of Recording or RecordError
+            As from :func:`ecgmoe.sources.read`.
+        tasks : sequence of str, optional
+
+        Yields
+        ------
+        Answered or RecordError
+            Of at most :data:`BATCH` windows, in order; and each recording that cannot be used, as its error.
+        """
+        wanted = self._wanted(tasks)
+        waiting: list[Window] = []
+        for recording in recordings:
+            try:
+                if isinstance(recording, RecordError):
+                    raise recording
+                for window in self.windows(recording):
+                    waiting.append(window)
+                    if len(waiting) == BATCH:
+                        yield self._answered(waiting, wanted)
+                        waiting = []
+            except RecordError as error:
+                yield error
+        if waiting:
+            yield self._answered(waiting, wanted)
+
+    def explain(self, recording: Recording) -> list[Explained]:
+        """Answer every window of a recording, and give where the model looked.
+
+        Raises
+        ------
+        RecordError
+            As :meth:`predict`.
+        """
+        explained: list[Explained] = []
+        for found in self.stream([recording]):
+            if isinstance(found, RecordError):
+                raise found
+            explained += found.explained()
+        return explained
+
+    def windows(self, recording: Recording) -> Iterator[Window]:
+        """Cut a recording into windows of ten seconds at the model's rate, and make up the leads that it lacks.
+
+        What is left over at the end, and too short for a window, is not looked at.
+
+        Raises
+        ------
+        RecordError
+            The recording is too short, has none of the twelve leads, or a rate that cannot be brought to the model's.
+        """
+        name, fs = recording.name, self.model.config.fs
+        signal_LT = rows_of(np.asarray(recording.signal, np.float32), recording.leads, name)
+        if not RATES_HZ[0] <= recording.fs <= RATES_HZ[1]:
+            reason = f"a sampling rate of {recording.fs:g} Hz"
+            raise RecordError(name, reason, f"rates from {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz can be read")
+        seconds = signal_LT.shape[1] / recording.fs
+        n_windows = int((seconds + 1e-6) // WINDOW_S)
+        if n_windows == 0:
+            raise RecordError(name, f"{seconds:.3g} s long, shorter than {WINDOW_S:g} s", "give a longer recording")
+        notes = list(recording.notes)
+        if recording.fs < fs:
+            notes.append(f"sampled at {recording.fs:g} Hz, the model reads {fs:g} Hz")
+        n_own = round(WINDOW_S * recording.fs)
+        absent_LW = np.stack(
+            [~np.isfinite(signal_LT[:, (at := round(w * WINDOW_S * recording.fs)) : at + n_own]).all(1)
+             for w in range(n_windows)], 1,
+        )  # fmt: skip
+        signal_LT = np.nan_to_num(signal_LT, posinf=0.0, neginf=0.0)
+        if recording.fs != fs:
+            whole = Record(signal_LT, recording.fs, LEADS, name)
+            signal_LT = resampled(whole, fs).astype(np.float32)
+        n = round(WINDOW_S * fs)
+        for w in range(n_windows):
+            part_LT = signal_LT[:, w * n : (w + 1) * n].copy()
+            yield self._completed(Window(name, w * WINDOW_S, part_LT, tuple(notes), True), absent_LW[:, w])
+
+    def _completed(self, window: Window, absent_L: np.ndarray) -> Window:
+        """Make the leads of a window that are absent or flat of the others, and say so."""
+        signal_LT, warnings = window.signal_LT, list(window.warnings)
+        flat_L = ~absent_L & (np.ptp(signal_LT, axis=1) <= beats.ALIVE_MV)
+        lost_L = absent_L | flat_L
+        for lost, words in ((absent_L, "missing"), (flat_L, "flat")):
+            if lost.any():
+                warnings.append(f"{words}: {', '.join(np.array(LEADS)[lost])}")
+        if lost_L.all():
+            return window._replace(warnings=tuple(warnings), usable=False)
+        if lost_L.any():
+            signal_LT[lost_L] = 0.0
+            there = np.flatnonzero(~lost_L[:_N_LIMBS])
+            if len(there) >= 2:  # two limb leads tell the four others
+                known_2T = np.linalg.lstsq(_LIMBS[there], signal_LT[there], rcond=None)[0]
+                made = np.flatnonzero(lost_L[:_N_LIMBS])
+                signal_LT[made] = _LIMBS[made] @ known_2T
+                if len(made):
+                    warnings.append(f"computed from other limb leads: {', '.join(np.array(LEADS)[made])}")
+                lost_L = lost_L & (np.arange(len(LEADS)) >= _N_LIMBS)
+            if lost_L.any() and self.lead_covariance is not None:
+                signal_LT[lost_L] = guess(self.lead_covariance, ~lost_L) @ signal_LT[~lost_L]
+                warnings.append(f"guessed from the other leads: {', '.join(np.array(LEADS)[lost_L])}")
+        return window._replace(signal_LT=signal_LT, warnings=tuple(warnings))
+
+    def _wanted(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """Tasks of the model that are asked for; one that it does not know is refused, unless others do."""
+        if tasks is None:
+            return self.tasks
+        if unknown := [name for name in tasks if name not in TASKS]:
+            raise ValueError(f"unknown task {', '.join(unknown)}; known are {', '.join(TASKS)}")
+        return tuple(name for name in self.tasks if name in tasks)
+
+    def _looked_at(self, windows: Sequence[Window]) -> tuple[Tensor, list[np.ndarray], list[list[str]]]:
+        """Signals (B, 12, T), their R-peaks, and the warnings of each window with those of its quality."""
+        signal_BLT = torch.from_numpy(np.stack([window.signal_LT for window in windows]))
+        fs = self.model.config.fs
+        peaks = beats.detect_r_peaks(signal_BLT, fs)
+        quality_BL = beats.signal_quality(signal_BLT, fs, peaks)
+        warnings = [list(window.warnings) for window in windows]
+        for window, own, found, quality_L in zip(windows, warnings, peaks, quality_BL, strict=True):
+            if not window.usable:
+                own.append("no lead to answer from")
+                continue
+            if (largest := float(np.abs(window.signal_LT).max())) > LARGEST_MV:
+                own.append(f"values up to {largest:.0f} mV: is the unit right?")
+            if not len(found):
+                own.append("no heartbeat found")
+                continue
+            if len(found) == 1:
+                own.append("a single heartbeat, so no RR interval")
+            if poor := [lead for lead, value in zip(LEADS, quality_L, strict=True) if value < POOR_QUALITY]:
+                own.append(f"poor quality: {', '.join(poor)}")
+        return signal_BLT, peaks, warnings
+
+    def _answered(self, windows: Sequence[Window], tasks: Sequence[str]) -> "Answered":
+        signal_BLT, peaks, warnings = self._looked_at(windows)
+        inputs = inference.made_for(self.model, signal_BLT, peaks)
+        output = inference.run(self.model, self.networks, inputs, tasks)[0] if tasks else Output({})
+        columns = self._columns(output, peaks, tasks)
+        none_B = np.array([not window.usable or not len(found) for window, found in zip(windows, peaks, strict=True)])
+        for values in columns.values():
+            values[none_B] = None if values.dtype == object else np.nan
+        return Answered(_table(windows, columns, warnings), tuple(windows), peaks, output, tuple(tasks), self.model)
+
+    def _columns(self, output: Output, peaks: Sequence[np.ndarray], tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of answers for a batch."""
+        calibration = self.calibration or Calibration({}, {}, {})
+        columns: dict[str, np.ndarray] = {}
+        values = self.model.predict(output.logits)
+        for name, label in (("rr", "rr_ms"), ("age", "age_years")):
+            if name in tasks:
+                half = calibration.half_width.get(name, float("nan"))
+                value_B = values[name].cpu().numpy().astype(float)
+                if name == "rr":
+                    value_B[[len(found) < 2 for found in peaks]] = np.nan
+                columns |= {label: value_B, f"{label}_low": np.maximum(value_B - half, 0)}
+                columns[f"{label}_high"] = value_B + half
+        if "sex" in tasks:
+            female_B = calibration.probability("sex", output.logits["sex"]).cpu().numpy().astype(float)
+            columns["sex"] = np.array(TASKS["sex"].classes, dtype=object)[(female_B > 0.5).astype(int)]
+            columns["sex_female_probability"] = female_B
+        if "rhythm" in tasks:
+            rhythm_BO = calibration.probability("rhythm", output.logits["rhythm"]).cpu().numpy().astype(float)
+            columns["rhythm"] = np.array(TASKS["rhythm"].classes, dtype=object)[rhythm_BO.argmax(1)]
+            columns["rhythm_probability"] = rhythm_BO.max(1)
+        if "potassium" in tasks:
+            abnormal_B = calibration.probability("potassium", output.logits["potassium"])
+            columns["potassium_abnormal_probability"] = abnormal_B.cpu().numpy().astype(float)
+        return columns
+
+
+class Answered(NamedTuple):
+    """Windows with their answers."""
+
+    table: pd.DataFrame  #: a row a window, columns :data:`COLUMNS`
+    windows: tuple[Window, ...]
+    peaks: list[np.ndarray]  #: R-peaks a window, in samples at the model's rate
+    output: Output
+    tasks: tuple[str, ...]
+    model: ECGMoE
+
+    def predictions(self, calibration: Calibration | None = None) -> dict[str, np.ndarray]:
+        """Answers as :mod:`ecgmoe.evaluation` takes them, by task; NaN where the table has none."""
+        calibration, found = calibration or Calibration({}, {}, {}), {}
+        columns = dict(zip(TASKS, _ANSWERS, strict=True))
+        for name, values in self.model.predict(self.output.logits).items():
+            is_class = TASKS[name].kind != "regression"
+            answer = calibration.probability(name, self.output.logits[name]) if is_class else values
+            found[name] = answer.cpu().numpy().astype(float)
+            found[name][self.table[columns[name]].isna().to_numpy()] = np.nan
+        return found
+
+    def explained(self) -> list[Explained]:
+        """Give for each window where the model looked."""
+        periodic = self.output.periodic if self.model.config.periodic == "experts" else None
+        titles = [TASKS[name].title for name in self.tasks]
+        explained = []
+        for i, window in enumerate(self.windows):
+            n_beats = min(len(self.peaks[i]), self.model.config.max_beats)
+
+            def table(weight_BKX: Tensor | None, columns: Sequence[object], i: int = i) -> pd.DataFrame:
+                if weight_BKX is None:
+                    return pd.DataFrame(index=titles)
+                return pd.DataFrame(weight_BKX[i, :, : len(columns)].cpu().numpy(), titles, list(columns))
+
+            one = Explained(
+                window,
+                self.table.iloc[i],
+                self.model.config.fs,
+                self.peaks[i],
+                table(periodic.attention_BKN if periodic else None, range(n_beats)),
+                table(periodic.gate_BKE if periodic else None, EXPERT_NAMES),
+                table(self.output.path_gate_BK2, ("backbones", "beats")),
+            )
+            explained.append(one)
+        return explained
+
+
+def _table(
+    windows: Sequence[Window], columns: Mapping[str, np.ndarray], warnings: Sequence[Sequence[str]]
+) -> pd.DataFrame:
+    empty = {name: None if name in ("sex", "rhythm") else np.nan for name in COLUMNS}
+    own = {
+        "record": [window.record for window in windows],
+        "start_s": [window.start_s for window in windows],
+        "warnings": ["; ".join(dict.fromkeys(said)) for said in warnings],
+    }
+    return pd.DataFrame({**empty, **own, **columns}, index=range(len(windows)), columns=list(COLUMNS))
+
+
+def guess(covariance_LL: np.ndarray, there_L: np.ndarray) -> np.ndarray:
+    """Matrix that makes the leads which are not there of those that are, with the least squared error on average.
+
+    The mean of a Gaussian under what is known of it: covariances of both with the inverse of that of the latter. A
+    little is added to its diagonal, since limb leads depend on each other.
+    """
+    known = covariance_LL[np.ix_(there_L, there_L)]
+    known = known + 1e-4 * np.trace(known) / len(known) * np.eye(len(known))
+    made: np.ndarray = np.linalg.solve(known, covariance_LL[np.ix_(there_L, ~there_L)]).T
+    return made
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
+    """Load a trained ECG-MoE with all that it takes to answer.
+
+    Parameters
+    ----------
+    name : str or path
+        A model that this library ships (a folder of :data:`SHIPPED`), or the folder of one of your own, as ``python -m
+        ecgmoe train`` leaves it in ``FOLDER/model``.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or one of its files, or of the backbones that it was trained with, is not what the
+        card says.
+    """
+    folder = SHIPPED / name if (SHIPPED / name / "config.json").is_file() else Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+        known = f"shipped are {', '.join(shipped)}" if shipped else "shipped models lie in data/models of the checkout"
+        raise ModelError(f"there is no model {name}; {known}, or give the folder that `train` left: FOLDER/model")
+    card = json.loads((folder / "card.json").read_text("utf-8")) if (folder / "card.json").is_file() else {}
+    _check(folder / "model.safetensors", card.get("sha256"), "take the folder from the repository again")
+    for backbone, digest in card.get("backbones", {}).items():
+        path = SHIPPED_BACKBONES / f"{backbone}.safetensors"
+        _check(path, digest, "the model was trained with other weights of this backbone")
+    try:
+        with redirect_stdout(io.StringIO()):  # the hub's library prints where weights come from
+            model = ECGMoE.from_pretrained(folder)
+    except Exception as error:  # of a damaged file, anything
+        raise ModelError(f"{folder}: the model cannot be read ({error}); take its folder again") from None
+    frozen = [one for one in model.config.d_features if one not in model.networks]
+    networks = {one: backbones.build(one, model.config.preset) for one in frozen}
+    calibration = Calibration(**card["calibration"]) if "calibration" in card else None
+    covariance = np.array(card["lead_covariance"]) if "lead_covariance" in card else None
+    return Predictor(model, networks, card, calibration, covariance)
+
+
+def _check(path: Path, digest: str | None, cure: str) -> None:
+    """Refuse a file that is not there, or not the one that a card names."""
+    if not path.is_file():
+        raise ModelError(f"{path}: there is no such file; {cure}")
+    if digest is not None and sha256(path) != digest:
+        raise ModelError(f"{path}: its SHA-256 is not the one of the card; {cure}")
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of predictions with as many decimals as mean anything, for files."""
+    places = {name: 3 if "probability" in name else 1 for name in table.columns if table[name].dtype.kind == "f"}
+    return table.round(places)

@@ -1,0 +1,393 @@
+"""A model for others to use: trained, calibrated on recordings it has not seen, judged once, with a card that says so.
+
+Choices are made on the validation part: a first model is trained without it, and there its epochs and its calibration
+are read off. The model that is shipped learns from both parts, for as many epochs, and takes over the calibration; what
+it reaches on the test part is what :class:`ecgmoe.prediction.Predictor` answers there.
+
+Shape legend: B records, L leads, T samples, O outputs of a head, N records of a part, K resamples.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from ecgmoe import backbones, evaluation, features, prediction, reliability, results, training
+from ecgmoe.datasets import Cohort
+from ecgmoe.fusion import ECGMoE
+from ecgmoe.prediction import Calibration, Predictor
+from ecgmoe.records import LEADS, RecordError
+from ecgmoe.reliability import groupings
+from ecgmoe.scoring import interval, patient_weights, ratio
+from ecgmoe.sources import Recording
+from ecgmoe.tasks import TASKS
+from ecgmoe.training import FitConfig
+
+#: Selections of leads that a card gives figures for.
+SELECTIONS: dict[str, tuple[str, ...]] = {
+    "all twelve": LEADS,
+    "limb leads": LEADS[:6],
+    "I, II, V1, V5": ("I", "II", "V1", "V5"),
+    "I, II": ("I", "II"),
+    "II": ("II",),
+    "I": ("I",),
+}
+
+
+def calibrate(
+    model: ECGMoE, logits: Mapping[str, Tensor], targets: Mapping[str, np.ndarray], level: float = 0.95
+) -> Calibration:
+    """Fit what makes a model's claims come true, on records that it has not learnt from.
+
+    Parameters
+    ----------
+    model : ECGMoE
+    logits : mapping of str to Tensor of shape (B, O)
+        By task, of these records.
+    targets : mapping of str to ndarray of shape (B,)
+        NaN where a label is missing.
+    level : float
+        Share of records that the intervals are to hold.
+    """
+    values = model.predict(logits)
+    half_width, scale, shift = {}, {}, {}
+    for name, logits_BO in logits.items():
+        known_B = np.isfinite(targets[name])
+        target_B, own_BO = targets[name][known_B], logits_BO[torch.from_numpy(known_B)].double()
+        if TASKS[name].kind == "regression":
+            error_B = np.sort(np.abs(values[name].numpy()[known_B] - target_B))
+            rank = int(np.ceil((len(error_B) + 1) * level))
+            half_width[name] = float(error_B[min(rank, len(error_B)) - 1])
+            continue
+        label_B = torch.from_numpy(target_B)
+        binary = TASKS[name].kind == "binary"
+
+        def loss(x: np.ndarray, own_BO: Tensor = own_BO, label_B: Tensor = label_B, binary: bool = binary) -> float:
+            moved_BO = own_BO * float(np.exp(x[0])) + float(x[1] if binary else 0.0)
+            if binary:
+                return float(torch.nn.functional.binary_cross_entropy_with_logits(moved_BO[:, 0], label_B.double()))
+            return float(torch.nn.functional.cross_entropy(moved_BO, label_B.long()))
+
+        found = minimize(loss, np.zeros(2 if binary else 1), method="Nelder-Mead").x
+        scale[name] = float(np.exp(found[0]))
+        if binary:
+            shift[name] = float(found[1])
+    return Calibration(half_width, scale, shift, level)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a predictor reaches on a part of a cohort.
+
+    Attributes
+    ----------
+    scores : DataFrame
+        Every metric, as :func:`ecgmoe.evaluation.evaluate_cohort` has it.
+    coverage : DataFrame
+        Columns ``task, group, share, low, high, n``: share of records whose label lies in the prediction interval.
+    calibration : DataFrame
+        As :func:`ecgmoe.reliability.calibration`.
+    subgroups : DataFrame
+        As :func:`ecgmoe.reliability.subgroups`.
+    left_out : dict of str to int
+        Labelled records that got no answer, by task; none of these figures counts them.
+    """
+
+    scores: pd.DataFrame
+    coverage: pd.DataFrame
+    calibration: pd.DataFrame
+    subgroups: pd.DataFrame
+    left_out: dict[str, int]
+
+
+def answers(
+    predictor: Predictor, cohort: Cohort, split: str = "test", leads: Sequence[str] = LEADS
+) -> dict[str, np.ndarray]:
+    """What a predictor answers on one part of a cohort: by task, for all records; NaN where there is no answer."""
+    rows = np.flatnonzero(cohort.split == split)
+    at = [LEADS.index(lead) for lead in leads]
+    out = {
+        name: np.full(
+            (len(cohort), len(TASKS[name].classes)) if TASKS[name].kind == "multiclass" else len(cohort), np.nan
+        )
+        for name in predictor.tasks
+    }
+    recordings = (Recording(str(i), cohort.signal[i, at], cohort.fs, tuple(leads)) for i in rows)
+    done = 0
+    for found in predictor.stream(recordings):
+        if isinstance(found, RecordError):
+            raise found
+        here = rows[done : done + len(found.windows)]
+        done += len(found.windows)
+        for name, values in found.predictions(predictor.calibration).items():
+            out[name][here] = values
+    return out
+
+
+def judge(predictor: Predictor, cohort: Cohort, split: str = "test", n_boot: int = 1000) -> Judged:
+    """Score a predictor on one part of a cohort."""
+    found = answers(predictor, cohort, split)
+    scored, left_out = _answered(found, cohort, split)
+    run = {name: np.nan_to_num(values) for name, values in found.items()}
+    return Judged(
+        evaluation.evaluate_cohort(run, scored, split=split, n_boot=n_boot),
+        _coverage(predictor, run, scored, split, n_boot),
+        reliability.calibration({"model": run}, scored, split=split, n_boot=n_boot).drop(columns="model"),
+        reliability.subgroups({"model": run}, scored, split=split, n_boot=n_boot).drop(columns="model"),
+        left_out,
+    )
+
+
+def by_leads(predictor: Predictor, cohort: Cohort, split: str = "test") -> pd.DataFrame:
+    """Headline metrics where only some leads are there: columns ``leads, task, metric, value, low, high, n``."""
+    parts = []
+    for words, leads in SELECTIONS.items():
+        found = answers(predictor, cohort, split, leads)
+        run = {name: np.nan_to_num(values) for name, values in found.items()}
+        scores = evaluation.evaluate_cohort(run, _answered(found, cohort, split)[0], split=split, headline=True)
+        parts.append(scores.assign(leads=words))
+    return pd.concat(parts, ignore_index=True)[["leads", "task", "metric", "value", "low", "high", "n"]]
+
+
+def _answered(found: Mapping[str, np.ndarray], cohort: Cohort, split: str) -> tuple[Cohort, dict[str, int]]:
+    """The cohort without labels that got no answer, and how many these are in the part, by task."""
+    table, left_out = cohort.table.copy(), {}
+    for name, values in found.items():
+        column = TASKS[name].column
+        none = ~np.isfinite(values).reshape(len(cohort), -1).all(1)
+        left_out[name] = int((none & (cohort.split == split) & table[column].notna()).sum())
+        table[column] = table[column].mask(none)
+    return replace(cohort, table=table), left_out
+
+
+def _coverage(
+    predictor: Predictor, run: Mapping[str, np.ndarray], cohort: Cohort, split: str, n_boot: int
+) -> pd.DataFrame:
+    """Share of labels within the prediction interval, in all and by group."""
+    half_width = predictor.calibration.half_width if predictor.calibration else {}
+    part, rows = evaluation.part_of(cohort, split), []
+    groups = {"all": np.full(len(cohort), True)}
+    for by, (names, group) in groupings(cohort).items():
+        groups |= {f"{by} {name}": group == name for name in names}
+    for name, half in half_width.items():
+        inside = np.abs(run[name] - cohort.targets()[name]) <= half
+        for words, group in groups.items():
+            here = (group & np.isfinite(cohort.targets()[name]))[part.rows]
+            if here.any():
+                w_KN = patient_weights(part.patients[here], n_boot, 0)
+                share_K = ratio(w_KN @ inside[part.rows][here].astype(float), w_KN.sum(1))
+                rows.append((name, words, float(share_K[0]), *interval(share_K), int(here.sum())))
+    return pd.DataFrame(rows, columns=["task", "group", "share", "low", "high", "n"])
+
+
+def ship(
+    cohort: Cohort,
+    folder: Path,
+    *,
+    config: FitConfig = FitConfig(),
+    runs: Path | None = None,
+    **shape: Any,
+) -> dict[str, Any]:
+    """Train, calibrate and judge a model for others to use, and write its folder.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    folder : Path
+        Gets ``model.safetensors``, ``config.json``, ``card.json`` and ``README.md``.
+    config : FitConfig
+    runs : Path, optional
+        Keeps checkpoints: the same call after a kill goes on where it was.
+    **shape
+        As for :func:`ecgmoe.training.train`.
+
+    Returns
+    -------
+    dict
+        The card.
+    """
+    inputs = features.make_inputs(cohort)
+    parts = {name: None if runs is None else runs / name for name in ("chosen", "refit")}
+    first = training.train(cohort, inputs, config=config, folder=parts["chosen"], **shape)
+    held_out = torch.from_numpy(np.flatnonzero(cohort.split == "validation"))
+    logits = training.route(first.model, inputs.take(held_out)).logits
+    targets = {name: values[held_out.numpy()] for name, values in cohort.targets().items()}
+    assert isinstance(first.model, ECGMoE)
+    calibration = calibrate(first.model, logits, targets)
+    final = replace(config, epochs=training.best_epoch(first), refit=True)
+    second = training.train(cohort, inputs, config=final, folder=parts["refit"], **shape)
+    assert isinstance(second.model, ECGMoE)
+    learnt = cohort.split != "test"
+    covariance = _covariance(cohort.signal[learnt])
+    frozen = [name for name in second.model.config.d_features if name not in second.model.networks]
+    networks = {name: backbones.build(name, second.model.config.preset) for name in frozen}
+    predictor = Predictor(second.model, networks, {}, calibration, covariance)
+    second.model.save_pretrained(folder)
+    table = cohort.table[learnt]
+    card = {
+        "name": f"ecgmoe-{folder.name}",
+        "sha256": prediction.sha256(folder / "model.safetensors"),
+        "parameters": second.model.n_parameters(),
+        "backbones": {
+            name: prediction.sha256(prediction.SHIPPED_BACKBONES / f"{name}.safetensors")
+            for name in frozen
+            if second.model.config.preset == "compact"
+        },
+        "data": {
+            "name": cohort.card.name,
+            "doi": cohort.card.doi,
+            "licence": cohort.card.licence,
+            "digest": cohort.digest,
+            "fs": cohort.fs,
+            "folds": sorted(int(fold) for fold in table["fold"].unique()),
+            "records": int(learnt.sum()),
+            "patients": int(table["patient_id"].nunique()),
+        },
+        "recipe": asdict(final),
+        "calibration": asdict(calibration),
+        "lead_covariance": covariance,
+        "test": judged(predictor, cohort),
+        "limits": LIMITS,
+        "provenance": results.provenance(cohort, config.seed, {**asdict(config), **shape}),
+    }
+    results.write_json(folder / "card.json", card)
+    written = json.loads((folder / "card.json").read_text("utf-8"))
+    (folder / "README.md").write_text(readme(written), "utf-8")
+    return dict(written)
+
+
+def judged(predictor: Predictor, cohort: Cohort) -> dict[str, Any]:
+    """What a card says of a predictor's answers on the test part: tables of :func:`judge` and :func:`by_leads`."""
+    found = judge(predictor, cohort)
+    return {
+        "scores": found.scores,
+        "coverage": found.coverage,
+        "calibration": found.calibration,
+        "subgroups": found.subgroups,
+        "leads": by_leads(predictor, cohort),
+        "without an answer": found.left_out,
+    }
+
+
+def _covariance(signal_BLT: np.ndarray) -> np.ndarray:
+    """Mean over records of the covariance of their leads, (12, 12), mV squared; rounded, as it is written."""
+    total_LL = np.zeros((signal_BLT.shape[1],) * 2)
+    for signal_LT in signal_BLT:
+        total_LL += np.cov(signal_LT)
+    return np.round(total_LL / len(signal_BLT), 6)
+
+
+#: What nobody should expect of a shipped model.
+LIMITS = (
+    "Not a medical device, and not tested as one; for research alone.",
+    "Trained on recordings of German patients between 1989 and 1996, made by devices of one maker; elsewhere it will "
+    "do worse, and nobody has measured how much.",
+    "Ages above 89 are published as one value and were left out: predictions for the oldest are too low.",
+    "Rhythm has the 15 classes of the paper, three of which do not occur in PTB-XL and are never predicted; what is no "
+    "class is called other.",
+    "Prediction intervals hold 95 % of recordings like those of PTB-XL, as a whole: of some groups of patients fewer.",
+    "Sex is that of the hospital's register.",
+)
+
+
+def readme(card: Mapping[str, Any]) -> str:
+    """Model card for readers, in Markdown, of what ``card.json`` holds."""
+    data, test = card["data"], card["test"]
+    leads = pd.DataFrame(test["leads"]).pivot(index="leads", columns="task", values="value").reindex(list(SELECTIONS))
+    names = [name for name in TASKS if name in leads]
+    none = ", ".join(f"{TASKS[name].title} {n}" for name, n in test["without an answer"].items())
+    named = card["name"].removeprefix("ecgmoe-")
+    tables: dict[str, list[tuple[str, ...]]] = {
+        "scores": [(_label(row), _figure(row), f"{row['n']:,}") for row in test["scores"]],
+        "coverage": [
+            (TASKS[row["task"]].title, row["group"], _figure(row, "share"), f"{row['n']:,}") for row in test["coverage"]
+        ],
+        "subgroups": [
+            (f"{row['by']} {row['group']}", _label(row), _figure(row), f"{row['n']:,}")
+            for row in test["subgroups"]
+            if row["value"] is not None
+        ],
+        "leads": [
+            (str(words), *(f"{row[name]:.{_places(name)}f}" for name in names))
+            for words, row in leads.to_dict("index").items()
+        ],
+    }
+    return f"""---
+library_name: ecgmoe
+license: cc-by-4.0
+tags: [electrocardiogram, mixture-of-experts]
+---
+
+# {card["name"]}
+
+ECG-MoE over compact backbones, trained on folds {min(data["folds"])}-{max(data["folds"])} of {data["name"]}
+({data["records"]:,} recordings of {data["patients"]:,} patients at {data["fs"]} Hz, {data["licence"]},
+https://doi.org/{data["doi"]}). From ten seconds of an ECG it answers RR interval, age, sex and rhythm.
+
+```bash
+python -m ecgmoe predict RECORD --model {named}
+```
+```python
+import ecgmoe
+
+ecgmoe.load("{named}").predict(signal, fs)  # (records, 12, samples) in mV
+```
+
+{card["parameters"]:,} parameters. Backbones that it does not hold itself lie in `data/backbones`; `card.json` names
+them by digest.
+
+## What it reaches on fold 9, which it has not seen
+
+{_lines(("metric", "value [95 % interval over patients]", "recordings"), tables["scores"])}
+
+Labelled recordings without an answer, which are not counted: {none}.
+
+## Prediction intervals
+
+Chosen to hold {100 * card["calibration"]["level"]:.0f} % of the labels.
+
+{_lines(("task", "group", "share of labels inside", "recordings"), tables["coverage"])}
+
+## By group
+
+{_lines(("group", "metric", "value", "recordings"), tables["subgroups"])}
+
+## With fewer leads
+
+Limb leads are computed from any two of them; the other leads are guessed from those that are there.
+
+{_lines(("leads", *(evaluation.task_label(TASKS[name]) for name in names)), tables["leads"])}
+
+## Limits
+
+{chr(10).join(f"- {limit}" for limit in card["limits"])}
+
+Code: commit `{card["provenance"]["commit"][:12]}`. The same figures are in `card.json`, and
+`python -m ecgmoe evaluate DATA_ROOT --model {named}` computes them again.
+"""
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, [":--"] * len(head), *rows))
+
+
+def _places(task: str) -> int:
+    return {"rr": 1, "age": 2}.get(task, 3)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    unit = f", {TASKS[row['task']].unit}" if TASKS[row["task"]].kind == "regression" else ""
+    return f"{TASKS[row['task']].title}: {row['metric'].replace('_', ' ')}{unit}"
+
+
+def _figure(row: Mapping[str, Any], key: str = "value") -> str:
+    places = 3 if key == "share" else _places(row["task"])
+    return f"{row[key]:.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]"

@@ -1,0 +1,197 @@
+"""Recordings as users have them: WFDB records, folders of them, CSV and npy files, with whatever leads they hold."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecgmoe.records import LEADS, PER_MV, RecordError, read_record, safe_name
+
+_STANDARD = {lead.lower(): lead for lead in LEADS}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording of any length, rate and number of leads.
+
+    Attributes
+    ----------
+    name : str
+    signal : ndarray of shape (leads, samples)
+        mV; NaN where a sample is missing.
+    fs : float
+        Sampling rate in Hz.
+    leads : tuple of str
+        Names of the leads, in the order of ``signal``.
+    notes : tuple of str
+        What a reader of the answers should know.
+    """
+
+    name: str
+    signal: np.ndarray
+    fs: float
+    leads: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def standard_name(lead: str) -> str | None:
+    """Return the name of a lead as :data:`ecgmoe.records.LEADS` spells it, None where it is none of the twelve."""
+    return _STANDARD.get(lead.strip().lower().removeprefix("lead ").strip())
+
+
+@dataclass(frozen=True)
+class Files:
+    """How files that do not say it themselves are to be read.
+
+    Attributes
+    ----------
+    fs : float, optional
+        Sampling rate of CSV and npy files in Hz; WFDB records say their own.
+    leads : tuple of str
+        Names of the leads of CSV and npy files, in their order. By default the header of a CSV file names them, and a
+        npy file has the twelve standard leads in standard order.
+    unit : {"mV", "uV", "V"}
+        Of CSV and npy files.
+    """
+
+    fs: float | None = None
+    leads: tuple[str, ...] = ()
+    unit: str = "mV"
+
+    def __post_init__(self) -> None:
+        if self.unit.lower() not in PER_MV:
+            raise ValueError(f"unknown unit {self.unit!r}; known are mV, uV, V")
+        if self.fs is not None and not 0 < self.fs < float("inf"):
+            raise ValueError(f"a sampling rate of {self.fs} Hz; it must be positive")
+
+
+def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | RecordError]:
+    """Read recordings one after the other; what cannot be read is given as its error, and reading goes on.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        WFDB records, with or without extension; folders, whose records are those of their file ``RECORDS`` or else all
+        with a header somewhere below; CSV files, a column a lead and a row a sample; npy files of shape (leads,
+        samples) or (records, leads, samples).
+    files : Files
+
+    Yields
+    ------
+    Recording or RecordError
+    """
+    for name, path in named(paths):
+        try:
+            match path.suffix.lower():
+                case ".csv":
+                    yield _from_csv(name, path, files)
+                case ".npy":
+                    yield from _from_npy(name, path, files)
+                case _ if path.is_dir():
+                    raise RecordError(name, "no WFDB record lies in this folder", "give a folder with .hea files")
+                case _:
+                    found = read_record(path, checksum="warn", missing="keep")
+                    yield Recording(name, found.signal, found.fs, found.leads, found.warnings)
+        except RecordError as error:
+            yield RecordError(name, error.reason, error.cure)
+
+
+def named(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    """Name and path of every recording that paths stand for; a folder without records stands for itself."""
+    for path in paths:
+        if not path.is_dir():
+            yield path.with_suffix("").name if path.suffix in (".hea", ".dat") else path.name, path
+            continue
+        found = False
+        for record in _in_folder(path):
+            found = True
+            yield record, path / record
+        if not found:
+            yield str(path), path
+
+
+def _in_folder(folder: Path) -> Iterator[str]:
+    """Records of a folder, relative to it, in order."""
+    listing = folder / "RECORDS"
+    if listing.is_file():
+        lines = (line.strip() for line in listing.read_text("utf-8", "replace").splitlines())
+        yield from (line for line in lines if line and safe_name(line) and not (folder / line).is_dir())
+        return
+    yield from (path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.hea")))
+
+
+def _rate(name: str, files: Files) -> float:
+    if files.fs is None:
+        raise RecordError(name, "this file does not say its sampling rate", "give it in Hz: --fs, or fs in Python")
+    return float(files.fs)
+
+
+def _from_csv(name: str, path: Path, files: Files) -> Recording:
+    fs = _rate(name, files)
+    try:
+        table = pd.read_csv(path, header=None if files.leads and not _has_header(path) else "infer")
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"it is no CSV table ({error})"
+        raise RecordError(name, reason, "check path and file") from None
+    columns = [str(column) for column in table.columns]
+    if files.leads:
+        if len(files.leads) != len(columns):
+            reason = f"{len(columns)} columns for {len(files.leads)} lead names"
+            raise RecordError(name, reason, "name every column, in order")
+        columns = list(files.leads)
+    kept = [i for i, column in enumerate(columns) if standard_name(column)]
+    if not kept:
+        reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
+        raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
+    values = table.iloc[:, kept].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64).T
+    signal = (values / PER_MV[files.unit.lower()]).astype(np.float32)
+    return Recording(name, signal, fs, tuple(columns[i] for i in kept))
+
+
+def _has_header(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        cells = stream.readline().strip().split(",")
+    return any(pd.isna(pd.to_numeric(cell, errors="coerce")) for cell in cells if cell)
+
+
+def _from_npy(name: str, path: Path, files: Files) -> Iterator[Recording]:
+    fs = _rate(name, files)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no npy file of numbers"
+        raise RecordError(name, reason, "check path and file") from None
+    leads = files.leads or LEADS
+    if array.ndim not in (2, 3) or array.shape[-2] != len(leads) or array.dtype.kind not in "fiu":
+        reason = f"an array of {array.dtype} of shape {array.shape} for {len(leads)} leads"
+        raise RecordError(name, reason, "save numbers as (leads, samples) or (records, leads, samples); name the leads")
+    for i, record in enumerate(array if array.ndim == 3 else array[None]):
+        signal = (np.asarray(record, np.float64) / PER_MV[files.unit.lower()]).astype(np.float32)
+        yield Recording(f"{name}[{i}]" if array.ndim == 3 else name, signal, fs, tuple(leads))
+
+
+def rows_of(signal: np.ndarray, leads: Iterable[str], name: str = "signal") -> np.ndarray:
+    """Return the twelve standard leads of a signal, (12, samples); NaN for those that it does not have.
+
+    Raises
+    ------
+    RecordError
+        None of the standard leads is there, one is there twice, or there are more or fewer names than rows.
+    """
+    leads = tuple(leads)
+    if signal.ndim != 2 or len(signal) != len(leads):
+        raise RecordError(name, f"a signal of shape {signal.shape} for {len(leads)} leads", "give (leads, samples)")
+    own = [standard_name(lead) for lead in leads]
+    known = [lead for lead in own if lead]
+    if not known:
+        reason = f"none of its leads is one of the twelve: {', '.join(leads[:15])}"
+        raise RecordError(name, reason, f"leads are {', '.join(LEADS)}")
+    if twice := sorted({lead for lead in known if known.count(lead) > 1}):
+        raise RecordError(name, f"lead {', '.join(twice)} is there more than once", "keep one of them")
+    rows = np.full((len(LEADS), signal.shape[1]), np.nan, np.float32)
+    for lead, row in zip(own, signal, strict=True):
+        if lead:
+            rows[LEADS.index(lead)] = row
+    return rows

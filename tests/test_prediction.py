@@ -1,0 +1,276 @@
+"""Predictions on anyone's ECG: windows, leads, warnings, intervals, and that all doors give the same answers."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic import ecg, toy_cohort
+
+import ecgmoe
+from ecgmoe import backbones, inference, plots, prediction
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.prediction import COLUMNS, Calibration, ModelError, Predictor
+from ecgmoe.records import LEADS, RecordError
+from ecgmoe.sources import Recording
+from ecgmoe.tasks import RHYTHMS, TASKS
+
+TASKS_HERE = ("rr", "age", "sex", "rhythm")
+CALIBRATION = Calibration({"rr": 7.0, "age": 15.0}, {"sex": 2.0, "rhythm": 0.5}, {"sex": -0.1})
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return toy_cohort(40)
+
+
+@pytest.fixture(scope="module")
+def predictor(cohort) -> Predictor:
+    """A model that answers something of its own for every record, over one small backbone."""
+    network = backbones.build("dlinear", "compact-random")
+    torch.manual_seed(0)
+    model = ECGMoE(ECGMoEConfig({"dlinear": network.d_features}, tasks=TASKS_HERE)).eval()
+    inputs = inference.made_for(model, torch.from_numpy(cohort.signal))
+    with torch.no_grad():
+        inputs = inputs._replace(features={"dlinear": network.features(cohort.signal, cohort.fs)})
+    model.fit_scales(inputs, {name: torch.from_numpy(values) for name, values in cohort.targets().items()})
+    for layer in (*model.heads.values(), *model.shortcut.values()):
+        torch.nn.init.normal_(layer.weight, std=0.05)
+    covariance = np.mean([np.cov(one) for one in cohort.signal], axis=0)
+    return Predictor(model, {"dlinear": network}, {}, CALIBRATION, covariance)
+
+
+def test_the_columns_are_those_that_are_promised(predictor, cohort):
+    table = predictor.predict(cohort.signal[:3], cohort.fs)
+    assert tuple(table.columns) == COLUMNS
+    assert ",".join(COLUMNS) == (
+        "record,start_s,rr_ms,rr_ms_low,rr_ms_high,age_years,age_years_low,age_years_high,sex,sex_female_probability,"
+        "rhythm,rhythm_probability,warnings,potassium_abnormal_probability"
+    )
+    assert table["record"].tolist() == [0, 1, 2] and (table["start_s"] == 0).all()
+    assert set(table["rhythm"]) <= set(RHYTHMS) and set(table["sex"]) <= {"male", "female"}
+    assert table["potassium_abnormal_probability"].isna().all()
+
+
+def test_answers_are_those_of_the_model_with_its_calibration(predictor, cohort):
+    table = predictor.predict(cohort.signal, cohort.fs)
+    plain = inference.answer(predictor.model, predictor.networks, cohort.signal, cohort.fs).predictions
+    np.testing.assert_allclose(table["rr_ms"], plain["rr"], rtol=1e-5)
+    np.testing.assert_allclose(table["age_years"], plain["age"], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(table["age_years_high"] - table["age_years"], 15, rtol=1e-6)
+    np.testing.assert_allclose(table["age_years_low"], np.maximum(table["age_years"] - 15, 0), atol=1e-6)
+    logit = np.log(plain["sex"] / (1 - plain["sex"]))
+    np.testing.assert_allclose(table["sex_female_probability"], 1 / (1 + np.exp(0.1 - 2 * logit)), rtol=1e-3)
+    assert ((table["sex"] == "female") == (table["sex_female_probability"] > 0.5)).all()
+    assert (table["rhythm"] == np.array(RHYTHMS)[plain["rhythm"].argmax(1)]).all()
+    softer = plain["rhythm"] ** 0.5
+    np.testing.assert_allclose(table["rhythm_probability"], (softer / softer.sum(1, keepdims=True)).max(1), rtol=1e-4)
+
+
+def test_without_calibration_there_are_no_intervals(predictor, cohort):
+    bare = Predictor(predictor.model, predictor.networks)
+    table = bare.predict(cohort.signal[:2], cohort.fs)
+    assert table["rr_ms"].notna().all() and table[["rr_ms_low", "age_years_high"]].isna().all(None)
+
+
+def test_one_recording_is_a_batch_of_one_and_batches_change_nothing(predictor, cohort, monkeypatch):
+    whole = predictor.predict(cohort.signal, cohort.fs)
+    alone = predictor.predict(cohort.signal[7], cohort.fs)
+    monkeypatch.setattr(prediction, "BATCH", 3)
+    parts = predictor.predict(cohort.signal, cohort.fs)
+    for column in COLUMNS[2:8]:
+        np.testing.assert_allclose(alone[column][0], whole[column][7], rtol=1e-4)
+        np.testing.assert_allclose(parts[column], whole[column], rtol=1e-4, atol=1e-3)
+
+
+def test_a_longer_recording_has_a_row_for_every_ten_seconds(predictor):
+    signal, _ = ecg([0.8] * 60, 250.0, seconds=34.0)
+    table = predictor.predict(signal[0], 250.0)
+    assert table["start_s"].tolist() == [0, 10, 20]
+    np.testing.assert_allclose(table["rr_ms"], 800, atol=5)
+
+
+@pytest.mark.parametrize("fs", [50.0, 128.0, 257.0, 360.0, 500.0, 1000.0])
+def test_the_rate_of_a_recording_does_not_matter(predictor, fs):
+    signal, _ = ecg([0.9] * 20, fs, noise=0.0)
+    table = predictor.predict(signal[0], fs)
+    assert table["rr_ms"][0] == pytest.approx(900, abs=6)
+    assert ("sampled at 50 Hz" in table["warnings"][0]) == (fs == 50)
+
+
+def test_only_what_is_asked_for_is_answered(predictor, cohort):
+    table = predictor.predict(cohort.signal[:2], cohort.fs, tasks=("sex",))
+    assert table["sex"].notna().all()
+    assert table[["rr_ms", "age_years", "rhythm", "rhythm_probability"]].isna().all(None)
+    nothing = predictor.predict(cohort.signal[:2], cohort.fs, tasks=("potassium",))
+    assert len(nothing) == 2 and nothing["rr_ms"].isna().all(), "a task that the model does not know is left empty"
+    with pytest.raises(ValueError, match="unknown task height"):
+        predictor.predict(cohort.signal[:2], cohort.fs, tasks=("height",))
+
+
+def test_leads_are_found_by_name(predictor, cohort):
+    order = np.random.default_rng(0).permutation(12)
+    mixed = predictor.predict(cohort.signal[:4][:, order], cohort.fs, [LEADS[i].upper() for i in order])
+    pd.testing.assert_frame_equal(mixed, predictor.predict(cohort.signal[:4], cohort.fs))
+
+
+def einthoven(signal_LT: np.ndarray) -> np.ndarray:
+    """The same recording with limb leads that obey Einthoven's law."""
+    one, two = signal_LT[0].copy(), np.roll(signal_LT[1], 3)
+    limbs = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
+    return np.concatenate([limbs, signal_LT[6:]]).astype(np.float32)
+
+
+def test_limb_leads_are_computed_from_any_two_of_them(predictor, cohort):
+    signal = einthoven(cohort.signal[0])
+    whole = predictor.predict(signal, cohort.fs)
+    for there in ((0, 1), (2, 3), (4, 5), (1, 4)):
+        rows = [*there, *range(6, 12)]
+        found = predictor.predict(signal[rows], cohort.fs, [LEADS[i] for i in rows])
+        np.testing.assert_allclose(found["age_years"], whole["age_years"], rtol=1e-3)
+        gone = ", ".join(LEADS[i] for i in range(6) if i not in there)
+        assert found["warnings"][0].startswith(f"missing: {gone}; computed from other limb leads: {gone}")
+
+
+def test_other_leads_are_guessed_and_this_is_said(predictor, cohort):
+    window = next(predictor.windows(Recording("a", cohort.signal[0, :6], cohort.fs, LEADS[:6])))
+    assert window.warnings == (
+        "missing: V1, V2, V3, V4, V5, V6",
+        "guessed from the other leads: V1, V2, V3, V4, V5, V6",
+    )
+    assert np.abs(window.signal_LT[6:]).max() > 0
+    truth, made = cohort.signal[0, 6:], window.signal_LT[6:]
+    assert np.square(truth - made).mean() < 0.1 * np.square(truth - truth.mean()).mean()
+    bare = Predictor(predictor.model, predictor.networks)
+    window = next(bare.windows(Recording("a", cohort.signal[0, :6], cohort.fs, LEADS[:6])))
+    assert np.abs(window.signal_LT[6:]).max() == 0 and window.warnings == ("missing: V1, V2, V3, V4, V5, V6",)
+
+
+def test_the_guess_is_the_linear_one_with_the_least_squared_error():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 12)) @ rng.normal(size=(12, 5000))
+    there = np.arange(12) < 7
+    made = prediction.guess(np.cov(x), there) @ x[there]
+    best = np.linalg.lstsq(x[there].T, x[~there].T, rcond=None)[0].T @ x[there]
+    np.testing.assert_allclose(np.square(made - x[~there]).mean(), np.square(best - x[~there]).mean(), rtol=0.02)
+
+
+def test_a_lead_with_missing_samples_or_without_a_signal_is_as_one_that_is_not_there(predictor, cohort):
+    signal = einthoven(cohort.signal[0])
+    damaged = signal.copy()
+    damaged[2, 100] = np.nan
+    damaged[4] = 0.3
+    table = predictor.predict(damaged, cohort.fs)
+    assert "missing: III; flat: aVL; computed from other limb leads: III, aVL" in table["warnings"][0]
+    whole = predictor.predict(signal, cohort.fs)
+    np.testing.assert_allclose(table["age_years"], whole["age_years"], rtol=1e-3)
+
+
+def test_what_has_no_heartbeat_is_not_answered_and_costs_no_other_record(predictor, cohort):
+    signal = cohort.signal[:4].copy()
+    signal[1] = 0.0
+    signal[2] = np.nan
+    signal[3] *= 30
+    table = predictor.predict(signal, cohort.fs)
+    answers = [column for column in COLUMNS[2:12] if column != "warnings"]
+    assert table.loc[[0], answers].notna().all(None)
+    assert table.loc[[1, 2], answers].isna().all(None)
+    assert table["warnings"][1].endswith("no lead to answer from") and "missing: I" in table["warnings"][2]
+    assert "is the unit right?" in table["warnings"][3]
+
+
+def test_one_beat_has_no_rr_interval(predictor):
+    signal, _ = ecg([20.0], 100.0, noise=0.0)
+    table = predictor.predict(signal[0], 100.0)
+    assert np.isnan(table["rr_ms"][0]) and np.isnan(table["rr_ms_high"][0]) and np.isfinite(table["age_years"][0])
+    assert "a single heartbeat" in table["warnings"][0]
+
+
+def test_a_noisy_lead_is_said_to_be_poor(predictor, cohort):
+    signal = cohort.signal[0].copy()
+    signal[9] = np.random.default_rng(0).normal(size=signal.shape[1])
+    assert "poor quality: V4" in predictor.predict(signal, cohort.fs)["warnings"][0]
+    assert predictor.predict(cohort.signal[0], cohort.fs)["warnings"][0] == ""
+
+
+def test_what_cannot_be_used_is_refused(predictor, cohort):
+    for signal, fs, leads, reason in (
+        (cohort.signal[0, :, :900], 100, None, "9 s long, shorter than 10 s"),
+        (cohort.signal[0, :2], 100, ("X", "Y"), "none of its leads"),
+        (cohort.signal[0, 0], 100, None, "shape"),
+        (cohort.signal[0], 1e-9, None, "rates from 25 to"),
+        (cohort.signal[0], 1e9, None, "rates from 25 to"),
+    ):
+        with pytest.raises(RecordError, match=reason):
+            predictor.predict(signal, fs, leads)
+    with pytest.raises(ValueError, match="positive"):
+        predictor.predict(cohort.signal[0], 0)
+    assert len(predictor.predict(cohort.signal[:0], 100)) == 0
+
+
+def test_where_the_model_looked_is_given_for_every_beat_and_drawn(predictor, cohort):
+    recording = Recording("a", cohort.signal[0], cohort.fs, LEADS)
+    (one,) = predictor.explain(recording)
+    assert list(one.attention.index) == [TASKS[name].title for name in TASKS_HERE]
+    assert one.attention.shape[1] == len(one.peaks) <= 16
+    np.testing.assert_allclose(one.experts.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(one.paths.sum(1), 1, rtol=1e-5)
+    assert (one.attention.sum(1) <= 1 + 1e-5).all() and (one.attention.to_numpy() >= 0).all()
+    fig = plots.explained(one)
+    assert f"{one.row['age_years']:.0f} [" in fig.get_suptitle() and one.row["rhythm"] in fig.get_suptitle()
+    flat = replace(recording, signal=np.zeros_like(recording.signal))
+    (nothing,) = predictor.explain(flat)
+    assert "nothing could be predicted" in plots.explained(nothing).get_suptitle()
+    with pytest.raises(RecordError, match="shorter"):
+        predictor.explain(replace(recording, signal=recording.signal[:, :10]))
+
+
+@pytest.fixture
+def shipped(predictor, tmp_path, monkeypatch):
+    """The predictor as a shipped model named ``toy``."""
+    weights = prediction.SHIPPED_BACKBONES / "dlinear.safetensors"
+    model = ECGMoE(replace(predictor.model.config, preset="compact"))
+    model.load_state_dict(predictor.model.state_dict())
+    folder = tmp_path / "models" / "toy"
+    model.save_pretrained(folder)
+    card = {
+        "sha256": prediction.sha256(folder / "model.safetensors"),
+        "backbones": {"dlinear": prediction.sha256(weights)},
+        "calibration": {"half_width": {"rr": 7.0, "age": 15.0}, "scale": {"sex": 2.0}, "shift": {"sex": 0.0}},
+        "lead_covariance": predictor.lead_covariance.tolist(),
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr(prediction, "SHIPPED", folder.parent)
+    return folder
+
+
+def test_a_shipped_model_is_loaded_by_name_or_folder(shipped, cohort, capsys):
+    by_name, by_folder = ecgmoe.load("toy"), prediction.load(shipped)
+    assert capsys.readouterr().out == "", "standard output belongs to predictions"
+    assert by_name.calibration.level == 0.95 and by_name.card["sha256"]
+    pd.testing.assert_frame_equal(
+        by_name.predict(cohort.signal[:3], cohort.fs), by_folder.predict(cohort.signal[:3], cohort.fs)
+    )
+
+
+def test_files_that_are_not_those_of_the_card_are_refused(shipped):
+    with pytest.raises(ModelError, match="shipped are toy"):
+        prediction.load("other")
+    card = json.loads((shipped / "card.json").read_text())
+    (shipped / "card.json").write_text(json.dumps(card | {"backbones": {"dlinear": "0" * 64}}))
+    with pytest.raises(ModelError, match="other weights of this backbone"):
+        prediction.load("toy")
+    (shipped / "card.json").write_text(json.dumps(card))
+    data = (shipped / "model.safetensors").read_bytes()
+    (shipped / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ModelError, match="SHA-256"):
+        prediction.load("toy")
+    (shipped / "card.json").unlink()
+    (shipped / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="cannot be read"):
+        prediction.load("toy")
+    (shipped / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no such file"):
+        prediction.load("toy")

@@ -1,0 +1,140 @@
+"""Files as users have them: what is read from each, and what is said of those that cannot be."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import ecg
+
+from ecgmoe import sources
+from ecgmoe.records import LEADS, RecordError, write_record
+from ecgmoe.sources import Files
+
+
+@pytest.fixture
+def signal() -> np.ndarray:
+    return ecg([0.8] * 20, 100)[0][0].astype(np.float32)
+
+
+def read(*paths: Path, **files: object) -> list[sources.Recording | RecordError]:
+    return list(sources.read(paths, Files(**files)))
+
+
+def one(path: Path, **files: object) -> sources.Recording:
+    (found,) = read(path, **files)
+    assert isinstance(found, sources.Recording), found
+    return found
+
+
+def error(path: Path, **files: object) -> RecordError:
+    (found,) = read(path, **files)
+    assert isinstance(found, RecordError), found
+    return found
+
+
+def test_a_record_is_read_with_and_without_extension(tmp_path, signal):
+    write_record(tmp_path / "a", signal, 100)
+    for path in (tmp_path / "a", tmp_path / "a.hea", tmp_path / "a.dat"):
+        found = one(path)
+        assert (found.name, found.fs, found.leads) == ("a", 100, LEADS)
+        np.testing.assert_allclose(found.signal, signal, atol=6e-4)
+
+
+def test_a_folder_gives_its_records_in_order_and_what_is_damaged_as_an_error(tmp_path, signal):
+    (tmp_path / "sub").mkdir()
+    for name in ("b", "a", "sub/c"):
+        write_record(tmp_path / name, signal, 100)
+    (tmp_path / "b.dat").write_bytes(b"short")
+    found = read(tmp_path)
+    assert [item.name if isinstance(item, sources.Recording) else item.record for item in found] == ["a", "b", "sub/c"]
+    assert isinstance(found[1], RecordError) and found[1].cure
+
+
+def test_records_are_those_that_a_folder_lists(tmp_path, signal):
+    for name in ("a", "b"):
+        write_record(tmp_path / name, signal, 100)
+    (tmp_path / "RECORDS").write_text("b\n../elsewhere\n\n")
+    assert [item.name for item in read(tmp_path)] == ["b"]
+
+
+def test_an_empty_folder_and_a_missing_file_are_errors_and_reading_goes_on(tmp_path, signal):
+    (tmp_path / "empty").mkdir()
+    write_record(tmp_path / "a", signal, 100)
+    found = read(tmp_path / "empty", tmp_path / "nothing", tmp_path / "a")
+    assert [type(item).__name__ for item in found] == ["RecordError", "RecordError", "Recording"]
+    assert "no WFDB record" in str(found[0]) and "nothing.hea" in str(found[1])
+
+
+def test_missing_samples_stay_missing_and_are_said(tmp_path, signal):
+    write_record(tmp_path / "a", signal, 100)
+    steps = np.fromfile(tmp_path / "a.dat", "<i2").reshape(-1, 12)
+    steps[5, 2] = -(2**15)
+    steps.tofile(tmp_path / "a.dat")
+    found = one(tmp_path / "a")
+    assert np.isnan(found.signal).sum() == 1 and np.isnan(found.signal[2, 5])
+    assert any("NaN" in note and "III" in note for note in found.notes)
+    assert any("checksum" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("unit, factor", [("mV", 1), ("uV", 1000), ("V", 1e-3)])
+def test_a_table_has_a_column_a_lead_in_any_order_and_unit(tmp_path, signal, unit, factor):
+    table = pd.DataFrame({"time": np.arange(1000) / 100, "v1": signal[6], " Lead II ": signal[1], "note": "x"})
+    table[["v1", " Lead II "]] *= factor
+    table.to_csv(tmp_path / "a.csv", index=False)
+    found = one(tmp_path / "a.csv", fs=100, unit=unit)
+    assert [sources.standard_name(lead) for lead in found.leads] == ["V1", "II"]
+    np.testing.assert_allclose(found.signal, signal[[6, 1]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_without_a_header_takes_the_given_names(tmp_path, signal):
+    np.savetxt(tmp_path / "a.csv", signal[:2].T, delimiter=",")
+    found = one(tmp_path / "a.csv", fs=100, leads=("I", "II"))
+    assert found.signal.shape == (2, 1000)
+    assert "2 columns for 1 lead names" in error(tmp_path / "a.csv", fs=100, leads=("I",)).reason
+    assert "no column is one of the twelve" in error(tmp_path / "a.csv", fs=100).reason
+
+
+def test_what_no_table_says_is_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text("")
+    assert "no CSV table" in error(tmp_path / "a.csv", fs=100).reason
+    assert "sampling rate" in error(tmp_path / "a.csv").reason
+    assert "no such file" in error(tmp_path / "b.csv", fs=100).reason
+
+
+def test_arrays_are_one_recording_or_several(tmp_path, signal):
+    np.save(tmp_path / "one.npy", signal)
+    np.save(tmp_path / "two.npy", np.stack([signal, 2 * signal]))
+    assert one(tmp_path / "one.npy", fs=100).name == "one.npy"
+    first, second = read(tmp_path / "two.npy", fs=100)
+    assert (first.name, second.name) == ("two.npy[0]", "two.npy[1]")
+    np.testing.assert_allclose(second.signal, 2 * first.signal, rtol=1e-6)
+    np.save(tmp_path / "few.npy", signal[:3])
+    assert one(tmp_path / "few.npy", fs=100, leads=("I", "II", "V1")).leads == ("I", "II", "V1")
+    assert "12 leads" in error(tmp_path / "few.npy", fs=100).reason
+
+
+def test_an_array_file_of_anything_else_is_refused(tmp_path):
+    np.save(tmp_path / "text.npy", np.array(["a"] * 12))
+    np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    (tmp_path / "none.npy").write_bytes(b"nothing")
+    for name in ("text", "object", "none"):
+        error(tmp_path / f"{name}.npy", fs=100)
+    assert "no such file" in error(tmp_path / "absent.npy", fs=100).reason
+
+
+def test_wrong_units_and_rates_are_refused():
+    with pytest.raises(ValueError, match="unit"):
+        Files(unit="mmHg")
+    with pytest.raises(ValueError, match="rate"):
+        Files(fs=0)
+
+
+def test_leads_are_put_in_order_and_those_that_are_not_there_are_missing(signal):
+    rows = sources.rows_of(signal[:3], ["v6", "AVR", "x"])
+    np.testing.assert_array_equal(rows[LEADS.index("V6")], signal[0])
+    np.testing.assert_array_equal(rows[LEADS.index("aVR")], signal[1])
+    assert np.isnan(rows).all(1).sum() == 10
+    for leads, reason in ((["x", "y", "z"], "none"), (["I", "i", "II"], "more than once"), (["I"], "1 leads")):
+        with pytest.raises(RecordError, match=reason):
+            sources.rows_of(signal[:3], leads)
