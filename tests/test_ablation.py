@@ -1,5 +1,7 @@
 """The table of ablations: every row trains, sizes are true, what is done is not done again, nothing is mixed."""
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import torch
 from synthetic import toy_cohort
 
 from ecgmoe import ablation, backbones, cache, features, fusion, reliability, training
+from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
 CONFIG = FitConfig(epochs=1, batch_size=16)
@@ -159,11 +162,11 @@ def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, mon
     calls = []
     fit_row = ablation.fit_row
 
-    def counting(row, cohort, inputs, config, preset):
+    def counting(row, cohort, inputs, config, preset, epochs_of):
         calls.append((row.name, config.seed))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return fit_row(row, cohort, inputs, config, preset)
+        return fit_row(row, cohort, inputs, config, preset, epochs_of)
 
     monkeypatch.setattr(ablation, "fit_row", counting)
     monkeypatch.setattr(ablation, "getsource", lambda _: "of this test alone")
@@ -213,9 +216,10 @@ def test_processes_share_the_work(cohort, inputs, monkeypatch):
     """What another process is training comes last, and is taken from the cache when it is there."""
     rows, trained, asked = ablation.select(["parts"]), [], []
 
-    def once(row, cohort, inputs, config, preset):
+    def once(row, cohort, inputs, config, preset, epochs_of):
         trained.append((row.name, config.seed))
-        return {"rr": np.full(len(cohort), config.seed), "sizes": np.ones(3), "seconds": np.ones(1)}
+        done = {"rr": np.full(len(cohort), config.seed), "sizes": np.ones(3)}
+        return done | {"seconds": np.ones(1), "best": np.ones(1)}
 
     def busy(kind, key):
         asked.append(key["row"])
@@ -274,3 +278,79 @@ def test_wins_are_counted_in_the_direction_of_the_metric():
         }
     )
     pd.testing.assert_frame_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def refitted(cohort, inputs, tmp_path_factory):
+    """Rows of every kind, chosen on the validation part, refitted, and kept in files."""
+    folder = tmp_path_factory.mktemp("kept")
+    names = ["ECG-MoE", "one model a task", "EnECG published", "ResNet"]
+    options = {"config": replace(CONFIG, epochs=3), "seeds": (0, 1), "refit": True, "folder": folder}
+    return folder, names, options, run(cohort, inputs, names, **options)
+
+
+def test_a_refit_learns_for_as_many_epochs_as_were_chosen_without_it(cohort, inputs, refitted):
+    _, _, options, found = refitted
+    first = training.train(cohort, inputs, config=options["config"], preset=PRESET)
+    best = training.best_epoch(first)
+    for seed, done in enumerate(found["ECG-MoE"]):
+        assert done.best == (best,) and done.epochs == best
+        again = replace(options["config"], epochs=best, refit=True, seed=seed)
+        own = training.train(cohort, inputs, config=again, preset=PRESET)
+        test = cohort.split == "test"
+        np.testing.assert_array_equal(own.predictions["age"][test], done.predictions["age"][test])
+    (alone,) = found["one model a task"]
+    assert len(alone.best) == len(cohort.tasks) and alone.epochs == sum(alone.best)
+    assert found["EnECG published"][0].epochs == 5 * len(cohort.tasks)
+
+
+def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(cohort, inputs, refitted, monkeypatch):
+    folder, names, options, found = refitted
+    files = sorted(path.name for path in folder.glob("*"))
+    assert files == [
+        "ecg-moe-seed0.json",
+        "ecg-moe-seed1.json",
+        "enecg-published-seed0.json",
+        "enecg-published-seed1.json",
+        "one-model-a-task-seed0.json",
+        "resnet-seed0.json",
+        "resnet-seed1.json",
+    ]
+    content = json.loads((folder / files[1]).read_text("utf-8"))
+    assert content["provenance"]["seed"] == 1 and content["provenance"]["data"]["digest"] == cohort.digest
+    assert content["sizes"]["seconds"] > 0 and content["settings"] == json.loads(json.dumps(ROWS["ECG-MoE"].settings))
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablation, "fit_row", never)
+    monkeypatch.setattr(ablation, "getsource", lambda _: "of another version")
+    test = cohort.split == "test"
+    again = run(cohort, inputs, names, **options)
+    for name, runs in found.items():
+        for done, kept in zip(runs, again[name], strict=True):
+            assert done._replace(predictions={}) == kept._replace(predictions={})
+            for task, values in done.predictions.items():
+                step = {"rr": 0.005, "age": 0.005, "rhythm": 0.0005}.get(task, 0.00005)
+                np.testing.assert_allclose(kept.predictions[task][test], values[test], atol=1.01 * step, rtol=1e-6)
+                assert np.isnan(kept.predictions[task][~test]).all()
+
+
+def test_what_is_there_can_be_taken_alone(cohort, inputs, refitted, tmp_path):
+    folder, names, options, _ = refitted
+    shutil.copy(folder / "resnet-seed1.json", tmp_path)
+    found = run(cohort, inputs, names, **options | {"folder": tmp_path, "only_kept": True})
+    assert {name: len(runs) for name, runs in found.items()} == {"ResNet": 1}
+
+
+def test_files_of_other_settings_or_data_are_not_taken(cohort, inputs, refitted):
+    _, _, options, _ = refitted
+    other = replace(cohort, table=cohort.table.assign(age=cohort.table["age"] - 1))
+    for changed in ({"config": replace(CONFIG, lr=0.1)}, {"cohort": other}, {"refit": False}):
+        asked = {"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], **options} | changed
+        with pytest.raises(InputError, match="ecg-moe-seed0.json is of other data or settings"):
+            run(**asked)
+
+
+def test_every_row_has_a_file_name_of_its_own():
+    assert len({ablation.file_of(row, 0) for row in ablation.TABLE}) == len(ablation.TABLE)

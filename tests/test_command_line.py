@@ -1,16 +1,22 @@
 """The command line: what it makes, what it says, and that bad input is one line and exit code 1."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from synthetic import ecg
 
 from ecgmoe import __main__ as command_line
-from ecgmoe import bench, datasets, training
+from ecgmoe import bench, datasets, prediction, training
 from ecgmoe.datasets import simulated
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.records import LEADS, write_record
 
 
 def invoke(*words: object) -> Result:
@@ -100,3 +106,90 @@ def test_bench_data_prints_what_was_measured(monkeypatch: pytest.MonkeyPatch, tm
     done = invoke("bench", "data", "--annotated", tmp_path, "--records", 7)
     assert done.output == "measured 42\n"
     assert asked == {"annotated_root": tmp_path, "ptbxl_root": None, "max_records": 7}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers RR interval, age, sex and rhythm without backbones, in a folder."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    ECGMoE(ECGMoEConfig({}, tasks=("rr", "age", "sex", "rhythm"))).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    folder = tmp_path / "records"
+    folder.mkdir()
+    for name, seconds in (("a", 10.0), ("b", 25.0), ("short", 4.0), ("damaged", 10.0)):
+        write_record(folder / name, ecg([0.8] * 60, 250.0, seconds)[0][0], 250.0)
+    (folder / "damaged.dat").write_bytes(b"x")
+    return folder
+
+
+def test_predictions_go_to_standard_output_and_all_else_to_standard_error(model: Path, records: Path) -> None:
+    done = invoke("predict", records, "--model", model)
+    assert done.exit_code == 0
+    table = pd.read_csv(io.StringIO(done.stdout))
+    assert tuple(table.columns) == prediction.COLUMNS
+    assert table["record"].tolist() == ["a", "b", "b"] and table["start_s"].tolist() == [0, 0, 10]
+    lines = done.stderr.splitlines()
+    assert any(line.startswith("skipped damaged: ") for line in lines)
+    assert any(line.startswith("skipped short: 4 s long") for line in lines)
+    assert lines[-1] == "3 windows predicted, 2 recordings skipped"
+
+
+def test_predictions_as_json_are_the_same(model: Path, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH", 2)  # several writings
+    table = pd.read_csv(io.StringIO(invoke("predict", records, "--model", model).stdout))
+    found = json.loads(invoke("predict", records, "--model", model, "--json").stdout)
+    assert len(found) == len(table) == 3
+    for row, expected in zip(found, table.to_dict("records"), strict=True):
+        assert list(row) == list(expected)
+        for column, value in expected.items():
+            assert row[column] == value if isinstance(value, str) or np.isfinite(value) else row[column] in (None, "")
+
+
+def test_only_the_tasks_that_are_asked_for_have_cells(model: Path, records: Path) -> None:
+    done = invoke("predict", records / "a", "--model", model, "--tasks", "rr, potassium")
+    table = pd.read_csv(io.StringIO(done.stdout))
+    assert table["rr_ms"].notna().all() and table[["age_years", "sex", "rhythm"]].isna().all(axis=None)
+    assert "not trained on potassium" in done.stderr
+
+
+def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -> None:
+    """0: something was predicted; 1: nothing; 2: wrong usage."""
+    for code, words in (
+        (0, (records / "damaged", records / "a")),
+        (1, (records / "damaged",)),
+        (1, (tmp_path / "nowhere", records / "short")),
+        (2, ()),
+        (2, (records / "a", "--tasks", "height")),
+        (2, (records / "a", "--tasks", ",")),
+        (2, (records / "a", "--leads", "I,V9")),
+        (2, (records / "a", "--fs", "-1")),
+    ):
+        assert invoke("predict", *words, "--model", model).exit_code == code, words
+    done = invoke("predict", records / "a", "--model", "no-such-model")
+    assert done.exit_code == 1 and done.stderr.startswith("Error: there is no model no-such-model")
+    done = invoke("predict", records / "damaged", "--model", model, "--json")
+    assert done.stdout.strip() == "[]"
+
+
+def test_tables_and_arrays_are_predicted_with_rate_leads_and_unit(model: Path, tmp_path: Path) -> None:
+    signal = ecg([0.8] * 20, 125.0)[0][0]
+    np.save(tmp_path / "x.npy", 1000 * signal[:3])
+    done = invoke("predict", tmp_path / "x.npy", "--model", model, "--fs", 125, "--leads", "I,II,V2", "--unit", "uV")
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv(io.StringIO(done.stdout))
+    said = table["warnings"][0]
+    assert "missing: III" in said and "computed from other limb leads: III, aVR, aVL, aVF" in said and "mV" not in said
+    pd.DataFrame(signal.T, columns=list(LEADS)).to_csv(tmp_path / "x.csv", index=False)
+    assert invoke("predict", tmp_path / "x.csv", "--model", model, "--fs", 125).exit_code == 0
+    assert "--fs" in invoke("predict", tmp_path / "x.csv", "--model", model).stderr
+
+
+def test_a_figure_of_every_window_is_drawn(model: Path, records: Path, tmp_path: Path) -> None:
+    done = invoke("predict", records / "b", "--model", model, "--figures", tmp_path / "figures")
+    assert done.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["b_0s.png", "b_10s.png"]

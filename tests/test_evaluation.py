@@ -325,10 +325,13 @@ def test_nothing_is_fitted_outside_train(data, monkeypatch):
     table.loc[outside, "rhythm"] = RHYTHMS[9]
     changed = Cohort(cohort.card, table, cohort.signal, cohort.fs, cohort.skipped)
     moved = np.where(outside[:, None], 50.0, z)
-    before, after = baselines.floors_from(cohort, intervals=z), baselines.floors_from(changed, intervals=moved)
-    for name, run in before.items():
-        for task, values in run.items():
-            assert np.array_equal(values[~outside], after[name][task][~outside]), (name, task)
+    for refit in (False, True):
+        before, after = (baselines.floors_from(c, intervals=x, refit=refit) for c, x in ((cohort, z), (changed, moved)))
+        for name, run in before.items():
+            for task, values in run.items():
+                assert np.array_equal(values[~outside], after[name][task][~outside]), (name, task)
+    known = np.isfinite(cohort.targets()["age"]) & ~outside
+    assert before[ev.MEAN]["age"][0] == pytest.approx(cohort.targets()["age"][known].mean(), rel=1e-6), "a refit"
     ridges, seen = baselines._ridges, []
     monkeypatch.setattr(baselines, "_ridges", lambda *a: seen.append(ridges(*a)) or seen[-1])
     table = cohort.table.copy()

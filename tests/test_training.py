@@ -374,3 +374,22 @@ def test_frozen_parameters_are_not_kept(cohort, inputs, tmp_path):
 def test_what_is_not_finite_is_null_in_the_metrics(tmp_path):
     run_folder.write_metrics(tmp_path, [{"epoch": 0, "train": float("nan")}])
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"epoch": 0, "train": None}
+
+
+def test_a_refit_learns_from_the_validation_part_for_all_epochs_and_keeps_the_last_weights(cohort, inputs):
+    config = training.FitConfig(epochs=4, patience=1, batch_size=16, lr=0.02, refit=True)
+    fitted = training.train(cohort, inputs, config=config)
+    assert len(fitted.history) == 4, "nothing stops it"
+    assert training.best_epoch(training.train(cohort, inputs, config=CONFIG)) <= CONFIG.epochs
+    seen = cohort.split != "test"
+    scale = fitted.model.target_scale("age")
+    known = cohort.targets()["age"][seen]
+    assert float(scale.mean_D) == pytest.approx(np.nanmean(known), rel=1e-4)
+    changed = cohort.table.copy()
+    changed.loc[cohort.split == "validation", "age"] = 20.0
+    other = training.train(replace(cohort, table=changed), inputs, config=config)
+    assert not np.allclose(other.predictions["age"], fitted.predictions["age"])
+    changed = cohort.table.copy()
+    changed.loc[cohort.split == "test", "age"] = 20.0
+    same = training.train(replace(cohort, table=changed), inputs, config=config)
+    np.testing.assert_array_equal(same.predictions["age"], fitted.predictions["age"])

@@ -1,0 +1,159 @@
+"""Models for others: calibration on what was not learnt, figures that the command prints again, and the shipped one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic import toy_cohort
+
+from ecgmoe import features, prediction, results, shipping, training
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.tasks import TASKS
+from ecgmoe.training import FitConfig
+
+CONFIG = FitConfig(epochs=3, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return toy_cohort(80)
+
+
+@pytest.fixture(scope="module")
+def shipped(cohort, tmp_path_factory):
+    """A model without backbones, shipped from the toy cohort."""
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    make_inputs = features.make_inputs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "make_inputs", lambda cohort: make_inputs(cohort, ()))
+        card = shipping.ship(cohort, folder, config=CONFIG, runs=folder.parent / "runs")
+    return folder, card
+
+
+def model_and_logits(n: int, seed: int = 0):
+    """A model of the four tasks, and logits whose claims are wrong by a known factor."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(0)
+    model = ECGMoE(ECGMoEConfig({}, tasks=("age", "sex", "rhythm")))
+    true_sex, true_rhythm = rng.normal(0, 2, n), rng.normal(0, 2, (n, 15))
+    sex = (rng.random(n) < 1 / (1 + np.exp(-true_sex))).astype(float)
+    share = np.exp(true_rhythm) / np.exp(true_rhythm).sum(1, keepdims=True)
+    rhythm = (share.cumsum(1) > rng.random((n, 1))).argmax(1).astype(float)
+    age = rng.normal(0, 1, n)
+    logits = {
+        "age": torch.zeros(n, 1),
+        "sex": torch.tensor(3 * true_sex + 1)[:, None],
+        "rhythm": torch.tensor(4 * true_rhythm),
+    }
+    return model, logits, {"age": age, "sex": sex, "rhythm": rhythm}
+
+
+def test_calibration_finds_what_makes_claims_come_true():
+    model, logits, targets = model_and_logits(20_000)
+    found = shipping.calibrate(model, logits, targets)
+    assert found.scale["sex"] == pytest.approx(1 / 3, rel=0.05)
+    assert found.shift["sex"] == pytest.approx(-1 / 3, abs=0.06)
+    assert found.scale["rhythm"] == pytest.approx(1 / 4, rel=0.05) and "rhythm" not in found.shift
+    assert found.half_width == {"age": pytest.approx(1.96, abs=0.04)}
+    probability = found.probability("rhythm", logits["rhythm"])
+    assert probability.shape == (20_000, 15) and float(probability.sum(1).sub(1).abs().max()) < 1e-6
+
+
+def test_intervals_hold_their_share_of_what_was_not_looked_at():
+    held = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        model, logits, targets = model_and_logits(39, seed)
+        half = shipping.calibrate(model, logits, targets).half_width["age"]
+        held.append(np.mean(np.abs(rng.normal(0, 1, 1000)) <= half))
+    assert np.mean(held) == pytest.approx(0.95, abs=0.01), "whatever the records it was fitted to, on average"
+
+
+def test_missing_labels_are_left_out_of_calibration():
+    model, logits, targets = model_and_logits(500)
+    targets["sex"][:250] = np.nan
+    found = shipping.calibrate(model, logits, targets)
+    half = {name: values[250:] for name, values in logits.items()}
+    alone = shipping.calibrate(model, half, {name: values[250:] for name, values in targets.items()})
+    assert found.scale["sex"] == pytest.approx(alone.scale["sex"], rel=1e-3)
+
+
+def test_the_folder_holds_all_that_a_user_needs(shipped, cohort):
+    folder, card = shipped
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "card.json",
+        "config.json",
+        "model.safetensors",
+    ]
+    assert card["sha256"] == prediction.sha256(folder / "model.safetensors")
+    assert card["data"]["folds"] == [7, 8] and card["data"]["records"] == int((cohort.split != "test").sum())
+    assert card["recipe"]["refit"] and card["recipe"]["epochs"] <= CONFIG.epochs
+    assert set(card["calibration"]["half_width"]) == {"rr", "age"}
+    text = (folder / "README.md").read_text("utf-8")
+    assert "Not a medical device" in text and "predict RECORD --model toy" in text
+    for row in card["test"]["scores"]:
+        assert shipping._figure(row) in text
+
+
+def test_epochs_and_calibration_come_from_a_model_that_has_not_seen_the_validation_part(shipped, cohort):
+    _, card = shipped
+    first = training.train(cohort, features.make_inputs(cohort, ()), config=CONFIG)
+    assert card["recipe"]["epochs"] == training.best_epoch(first)
+    held_out = torch.from_numpy(np.flatnonzero(cohort.split == "validation"))
+    logits = training.route(first.model, features.make_inputs(cohort, ()).take(held_out)).logits
+    targets = {name: values[held_out.numpy()] for name, values in cohort.targets().items()}
+    calibration = shipping.calibrate(first.model, logits, targets)
+    assert card["calibration"]["half_width"] == pytest.approx(calibration.half_width)
+    assert card["calibration"]["scale"] == pytest.approx(calibration.scale)
+
+
+def test_the_figures_of_the_card_are_those_of_its_answers(shipped, cohort):
+    folder, card = shipped
+    again = results._plain(shipping.judged(prediction.load(folder), cohort))
+    for name in ("scores", "coverage", "subgroups", "leads"):
+        pd.testing.assert_frame_equal(pd.DataFrame(again[name]), pd.DataFrame(card["test"][name]), rtol=1e-4)
+    test = np.flatnonzero(cohort.split == "test")
+    table = prediction.load(folder).predict(cohort.signal[test], cohort.fs)
+    age = cohort.targets()["age"][test]
+    inside = ((table["age_years_low"] <= age) & (age <= table["age_years_high"]))[np.isfinite(age)].mean()
+    coverage = pd.DataFrame(card["test"]["coverage"]).set_index(["task", "group"])
+    assert coverage.loc[("age", "all"), "share"] == pytest.approx(inside)
+    scores = pd.DataFrame(card["test"]["scores"]).set_index(["task", "metric"])["value"]
+    assert scores["age", "mae"] == pytest.approx(np.nanmean(np.abs(table["age_years"] - age)), rel=1e-4)
+
+
+def test_labels_without_an_answer_are_counted_and_not_scored(shipped, cohort):
+    predictor = prediction.load(shipped[0])
+    test = np.flatnonzero(cohort.split == "test")
+    silent = cohort.signal.copy()
+    silent[test[:3]] = 0.0
+    found = shipping.judge(predictor, replace(cohort, signal=silent), n_boot=0)
+    assert found.left_out["rr"] == 3 and found.left_out["sex"] == 3
+    n = found.scores.set_index(["task", "metric"])["n"]
+    assert n["rr", "mae"] == len(test) - 3
+
+
+def test_fewer_leads_are_judged_too(shipped):
+    leads = pd.DataFrame(shipped[1]["test"]["leads"])
+    assert list(leads["leads"].unique()) == list(shipping.SELECTIONS)
+    assert (leads.groupby("leads")["task"].nunique() == len(shipped[1]["calibration"]["half_width"]) + 2).all()
+
+
+def shipped_models() -> list:
+    return sorted(prediction.SHIPPED.glob("*/card.json"))
+
+
+@pytest.mark.parametrize("path", shipped_models(), ids=lambda path: path.parent.name)
+def test_a_model_that_comes_with_the_library_is_what_its_card_says(path):
+    card = json.loads(path.read_text("utf-8"))
+    predictor = prediction.load(path.parent.name)
+    assert (path.parent / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert predictor.model.n_parameters() == card["parameters"]
+    assert card["limits"] == list(shipping.LIMITS)
+    assert (path.parent / "README.md").read_text("utf-8") == shipping.readme(card)
+    assert max(card["data"]["folds"]) < 9, "judged on fold 9"
+    assert set(predictor.tasks) <= set(TASKS) and not card["provenance"]["commit"].endswith("changes")
