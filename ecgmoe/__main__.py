@@ -467,6 +467,19 @@ def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: 
     click.echo("\n".join(bench.describe(metrics)))
 
 
+@benchmarks.command(name="predict")
+@click.option("--records", default=1000, type=click.IntRange(min=2), help="Recordings; ten times as many follow.")
+@click.option("--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or a folder.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+def bench_predict(records: int, model: str, json_file: Path | None) -> None:
+    """Time `predict` on one core, and compare its memory on some recordings and on ten times as many."""
+    from ecgmoe import bench_predict as bench
+
+    with _input_errors():
+        metrics = bench.measure(records, model, json_file)
+    click.echo("\n".join(bench.describe(metrics)))
+
+
 @app.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option(

@@ -268,7 +268,7 @@ def median_beat(beats: Beats, leave_out: Sequence[np.ndarray] | None = None) -> 
 #: Columns of :func:`classical_intervals`.
 INTERVALS = ("rr_mean_ms", "rr_sd_ms", "rmssd_ms", "pr_ms", "qrs_ms", "qt_ms", "qrs_axis_deg", "p_mv", "t_mv")
 #: The first columns of :func:`characteristics`, which speak of RR intervals; the QT interval goes with the rate.
-N_RR_CHARACTERISTICS = 6
+N_RR_CHARACTERISTICS = 14
 
 
 def _rr_statistics(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
@@ -284,11 +284,33 @@ def _rr_statistics(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
     return out
 
 
-def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> np.ndarray:
-    """Global signal characteristics X-bar of eq. 3, shape (records, 11 + 2 * leads), NaN where there is none.
+#: Rates per minute between which a heart beats neither slowly nor fast, and the width of their soft borders.
+NORMAL_RATE_BPM, RATE_BORDER_BPM = (60.0, 100.0), 5.0
+#: Changes from one RR interval to the next that pNN50 counts, ms.
+NN50_MS = 50.0
 
-    The mean of a normalised signal is zero and tells nothing, so these carry information instead: mean, SD and RMSSD
-    of the RR intervals (s), tens of beats, RMSSD relative to the mean, the QT interval (s); then the PR and QRS
+
+def _rr_pattern(peaks: Sequence[np.ndarray], fs: float) -> np.ndarray:
+    """What RR intervals do beside their mean and spread, (B, 8); NaN with fewer than two of them."""
+    out = np.full((len(peaks), 8), np.nan)
+    for b, positions in enumerate(peaks):
+        rr = np.diff(positions) * 1000 / fs
+        if len(rr) > 1:
+            mean, change = rr.mean(), np.abs(np.diff(rr))
+            out[b, :3] = np.log(rr.min() / mean), np.log(rr.max() / mean), np.median(rr) / mean - 1
+            out[b, 3:6] = change.max() / mean, np.median(change) / mean, (change > NN50_MS).mean()
+            out[b, 6:] = np.tanh((60_000 / mean - np.array(NORMAL_RATE_BPM)) / RATE_BORDER_BPM)
+    return out
+
+
+def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> np.ndarray:
+    """Global signal characteristics X-bar of eq. 3, shape (records, 19 + 2 * leads), NaN where there is none.
+
+    The mean of a normalised signal is zero and tells nothing, so these carry information instead. Of the rate: mean, SD
+    and RMSSD of the RR intervals (s), tens of beats, RMSSD relative to the mean, the QT interval (s); the logarithms of
+    the shortest and the longest RR interval by their mean, how far their median lies from it, the largest and the
+    median change from one to the next, all relative to the mean; pNN50, the share of changes above 50 ms; and on which
+    side of 60 and of 100 beats per minute the mean rate lies (a tanh, 5 per minute wide). Then the PR and QRS
     intervals (s), the QRS axis (degrees) and the heights of P and T (mV), all of :func:`classical_intervals`; then for
     each lead that moves the logarithm of its standard deviation (mV) and of that part of its power which lies above
     20 Hz.
@@ -306,7 +328,8 @@ def characteristics(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.n
     wave = classical_intervals(signal, fs, peaks)
     waves_B3 = np.stack([wave[f"{name}_ms"] / 1000 for name in ("qt", "pr", "qrs")], 1)
     rest_B3 = wave[["qrs_axis_deg", "p_mv", "t_mv"]].to_numpy()
-    return np.concatenate([rr_B4 / scale, relative_B1, waves_B3, rest_B3, lead_BK], 1).astype(np.float32)
+    parts = [rr_B4 / scale, relative_B1, waves_B3[:, :1], _rr_pattern(peaks, fs), waves_B3[:, 1:], rest_B3, lead_BK]
+    return np.concatenate(parts, 1).astype(np.float32)
 
 
 def classical_intervals(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.ndarray]) -> pd.DataFrame:

@@ -71,7 +71,7 @@ class EnECGConfig:
 
     d_features: Mapping[str, int]  # width of each backbone's feature vector
     tasks: tuple[str, ...] = tuple(TASKS)
-    n_characteristics: int = 35
+    n_characteristics: int = 43
     reads: Literal["features", "output"] = "features"  # what each network is given of its backbone
     raw: bool = False  # nothing is scaled by the training part: not labels, not features, not the gate's lead
     lora: bool = False  # weights stay at their random start, adapters learn beside the first layers

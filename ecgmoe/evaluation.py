@@ -388,7 +388,11 @@ def task_label(task: Task) -> str:
 
 
 def paper_table(
-    scores: pd.DataFrame, paper: Table | None = None, *, tasks: Iterable[str] = tuple(TASKS)
+    scores: pd.DataFrame,
+    paper: Table | None = None,
+    *,
+    tasks: Iterable[str] = tuple(TASKS),
+    reference: Mapping[str, pd.DataFrame | None] | None = None,
 ) -> pd.DataFrame:
     """Put the paper's figures beside this run's, task by task, floors below the models.
 
@@ -401,6 +405,9 @@ def paper_table(
         it that was not run shows a dash. Without it there is no column of the paper.
     tasks : iterable of str
         Tasks to show. One that the scores do not hold is said to be not available.
+    reference : mapping of str to DataFrame or None, optional
+        Scores of runs that were made elsewhere, a column each between the paper's and this run's, by its title; None
+        for one that was not made yet. Their models are named as those of ``scores``; others are left out.
 
     Returns
     -------
@@ -408,7 +415,8 @@ def paper_table(
         Text columns ``Task``, ``Model``, ``Paper`` (mean ± spread), ``This run`` (value and 95 % interval), for
         :func:`ecgmoe.results.table`.
     """
-    found = {(row["model"], row["task"]): row for row in scores.to_dict("records")}
+    found = _by_cell(scores)
+    elsewhere = {title: None if run is None else _by_cell(run) for title, run in (reference or {}).items()}
     own = [model for model in scores["model"].unique() if model not in FLOORS]
     printed = paper or {}
     models = [*printed, *(model for model in own if model not in printed)]
@@ -423,16 +431,34 @@ def paper_table(
             if row is None and (model in FLOORS or cell is None):
                 continue
             places = _DECIMALS.get(name, 2)
-            this = "–" if available else "not available"
-            if row is not None:
-                this = f"{row['value']:.{places}f}"
-                if np.isfinite(row["low"]):
-                    this += f" [{row['low']:.{places}f}, {row['high']:.{places}f}]"
+            this = _cell(row, places) if row is not None else "–" if available else "not available"
             said = "–" if cell is None else str(cell)
-            rows.append((label, f"*{model}*" if model in FLOORS else model, said, this))
+            there = [_elsewhere(run, model, name, places) for run in elsewhere.values()]
+            rows.append((label, f"*{model}*" if model in FLOORS else model, said, *there, this))
             label = ""
-    table = pd.DataFrame(rows, columns=["Task", "Model", "Paper", "This run"])
+    table = pd.DataFrame(rows, columns=["Task", "Model", "Paper", *elsewhere, "This run"])
     return table if paper is not None else table.drop(columns="Paper")
+
+
+_Cells = dict[tuple[str, str], dict[str, Any]]
+
+
+def _by_cell(scores: pd.DataFrame) -> _Cells:
+    return {(row["model"], row["task"]): {str(key): row[key] for key in row} for row in scores.to_dict("records")}
+
+
+def _cell(row: Mapping[str, Any], places: int) -> str:
+    text = f"{row['value']:.{places}f}"
+    return text + (f" [{row['low']:.{places}f}, {row['high']:.{places}f}]" if np.isfinite(row["low"]) else "")
+
+
+def _elsewhere(run: _Cells | None, model: str, task: str, places: int) -> str:
+    """Cell of a run that was made elsewhere."""
+    if run is None:
+        return "not run"
+    if (model, task) in run:
+        return _cell(run[model, task], places)
+    return "–" if any(of == task for _, of in run) else "not available"
 
 
 def metrics_table(scores: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,7 @@ class ECGMoEConfig:
     """Shape of an ECG-MoE and the choices that the paper leaves open."""
 
     d_features: Mapping[str, int]  # width of each backbone's feature vector; empty: no backbones
-    n_characteristics: int = 35
+    n_characteristics: int = 43
     tasks: tuple[str, ...] = tuple(TASKS)
     periodic: Literal["experts", "moe", "time_moe", "self_attention", "cross_attention", "none"] = "experts"
     fusion: Literal["concat", "sum"] = "concat"  # the two readings of the circled plus of eq. 4
@@ -162,7 +162,7 @@ class ECGMoE(
         self.path_gate = moe.TaskGate(c.n_characteristics, c.d_task, 2) if two_paths else None
         d_fused = 2 * c.width if two_paths and c.fusion == "concat" else c.width
         self.drop = nn.Dropout(c.dropout)
-        self.fuse = nn.Linear(d_fused, 2 * c.width)
+        self.fuse = nn.Linear(d_fused + c.n_characteristics, 2 * c.width)
         self.after = nn.Sequential(nn.LayerNorm(2 * c.width), nn.GELU(), nn.Dropout(c.dropout))
         self.heads = nn.ModuleDict({name: nn.Linear(2 * c.width, TASKS[name].n_outputs) for name in c.tasks})
         n_short = c.n_characteristics + sum(own.width for own in components.values())
@@ -318,7 +318,8 @@ class ECGMoE(
             contrast = (paths[0].mean(1), paths[1].mean(1))
             paths = [2 * path_gate_BK2[..., i : i + 1] * path_BKD for i, path_BKD in enumerate(paths)]
         fused_BKD = torch.cat(paths, -1) if c.fusion == "concat" else torch.stack(paths).sum(0)
-        fused_BKD = self.after(self.fuse(fused_BKD))
+        # What beats and backbones mean depends on the rest of the recording: the hidden layer sees that too.
+        fused_BKD = self.after(self.fuse(torch.cat([fused_BKD, short[0]], -1)))
         short_BKX = torch.cat(short, -1)
         logits = {}
         for k, name in enumerate(tasks):

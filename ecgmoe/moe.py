@@ -106,12 +106,13 @@ def rr_sequence(rr_BN2: Tensor) -> Tensor:
     """What the rhythm experts see of each beat's intervals, (B, N, 4).
 
     Interval to the previous and to the next beat, each relative to the record's mean interval (a premature beat is
-    short before and long after, at any heart rate), and each in seconds around 0.8 s. Missing intervals are 0.
+    short before and long after, at any heart rate), and each in seconds around 0.8 s. Missing intervals are 0. Both are
+    scaled to what they vary by: a tenth of the mean, and a fifth of a second.
     """
     known_BN2 = rr_BN2 > 0
     count_B = known_BN2.sum((1, 2)).clamp_min(1)
     mean_B11 = (rr_BN2.sum((1, 2)) / count_B).clamp_min(0.1)[:, None, None]
-    return torch.cat([(rr_BN2 / mean_B11 - 1) * known_BN2, (rr_BN2 - 0.8) * known_BN2], -1)
+    return torch.cat([10 * (rr_BN2 / mean_B11 - 1) * known_BN2, 5 * (rr_BN2 - 0.8) * known_BN2], -1)
 
 
 class PeriodicExperts(nn.Module):

@@ -32,6 +32,13 @@ class Losses(NamedTuple):
     contrastive: Tensor
 
 
+class Blend(NamedTuple):
+    """How records of a batch were blended with others of it (mixup: Zhang et al. 2018)."""
+
+    share: float  #: of the record itself; the rest is its partner's
+    order_B: Tensor  #: row of each record's partner
+
+
 class Step(NamedTuple):
     """The whole step of the optimiser of which a batch is a share."""
 
@@ -50,6 +57,7 @@ def objective(
     weighting: Literal["fixed", "uncertainty"] = "fixed",
     balance: float = 0.0,
     group_B: Tensor | None = None,
+    blend: Blend | None = None,
     step: Step | None = None,
 ) -> Losses:
     """Equation 5: the sum of the task losses plus ``lam`` times the contrastive term.
@@ -70,6 +78,8 @@ def objective(
     group_B : Tensor of int, optional
         Records with the same number are positives of each other in the contrastive term, such as those of one patient.
         By default each record is on its own.
+    blend : Blend, optional
+        Each task loss is then the mean of that with the own and that with the partner's label, by their shares.
     step : Step, optional
         What the whole step holds; by default this batch is all of it.
 
@@ -90,7 +100,13 @@ def objective(
         known_B = torch.isfinite(targets[name])
         n_labelled = max(1, step.n_labelled[name])
         k, kind = model.tasks.index(name), TASKS[name].kind
-        by_task[name] = _summed_loss(model, name, logits_BO.float()[known_B], targets[name][known_B]) / n_labelled
+        summed = _summed_loss(model, name, logits_BO.float()[known_B], targets[name][known_B])
+        if blend is not None:
+            partner_B = targets[name][blend.order_B]
+            its_B = torch.isfinite(partner_B)
+            theirs = _summed_loss(model, name, logits_BO.float()[its_B], partner_B[its_B])
+            summed = blend.share * summed + (1 - blend.share) * theirs
+        by_task[name] = summed / n_labelled
         if weighting == "uncertainty":
             factor = 0.5 if kind == "regression" else 1.0
             share = known_B.sum() / n_labelled

@@ -195,6 +195,7 @@ def make(
     cohort = limit(cohort_of(data, patients, preset), train_records)
     made_up = data == "simulated"
     name = "reference_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
+    name += "" if preset.startswith("compact") else f"_{preset.replace('-', '_')}"
     folder = folder or results.run_dir()
     config = replace(recipe(data), epochs=epochs)
     kept: dict[str, Any] = {} if made_up else {"refit": True, "folder": folder / name, "only_kept": only_kept}
@@ -229,6 +230,63 @@ def load(name: str = "reference_simulated") -> dict[str, Any] | None:
     tables = ("scores", "comparisons", "sizes", "causes")
     metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
     return {**content, "metrics": metrics}
+
+
+#: Title of the column that holds the reference run on real recordings.
+REAL_TITLE = "Reference run (PTB-XL)"
+
+
+def column(names: Mapping[str, str] | None = None, run: str = "reference_ptbxl") -> dict[str, pd.DataFrame | None]:
+    """Headline scores of the reference run on PTB-XL, as :func:`ecgmoe.evaluation.paper_table` takes them.
+
+    Parameters
+    ----------
+    names : mapping of str to str, optional
+        What rows of the run are called there; by default as they are.
+    run : str
+    """
+    found = load(run)
+    if found is None:
+        return {REAL_TITLE: None}
+    scores = found["metrics"]["scores"]
+    headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
+    scores = scores[headline]
+    return {REAL_TITLE: scores.assign(model=scores["model"].map(lambda model: (names or {}).get(model, model)))}
+
+
+#: Reference runs that this book has a place for: what they are of, and what it takes to make them.
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "reference_simulated": ("simulated cohort, compact backbones", "nothing but time", {"data": "simulated"}),
+    "reference_ptbxl": ("PTB-XL, compact backbones", "PTB-XL (open)", {"data": "DATA_ROOT"}),
+    "reference_ptbxl_published": (
+        "PTB-XL, published backbones",
+        "PTB-XL (open), the published checkpoints, and a GPU",
+        {"data": "DATA_ROOT", "preset": "published"},
+    ),
+    "reference_mimicivecg": (
+        "MIMIC-IV-ECG, compact backbones",
+        "MIMIC-IV-ECG (open) with MIMIC-IV hosp beside it (credentialed)",
+        {"data": "DATA_ROOT"},
+    ),
+    "reference_mimicivecg_published": (
+        "MIMIC-IV-ECG, published backbones",
+        "the same, the published checkpoints, and a GPU",
+        {"data": "DATA_ROOT", "preset": "published"},
+    ),
+}
+
+
+def runs() -> pd.DataFrame:
+    """Every reference run of :data:`RUNS`: when it was made, or what it needs, and the command."""
+    rows = []
+    for name, (about, needs, options) in RUNS.items():
+        found = load(name)
+        state = f"not run: needs {needs}"
+        if found is not None:
+            origin = found["provenance"]
+            state = f"made {origin['time'][:10]} at commit `{origin['commit'][:7]}`, {origin['device']}"
+        rows.append({"Run": about, "State": state, "Command": f"`{command({**options, 'folder': 'data/reference'})}`"})
+    return pd.DataFrame(rows)
 
 
 def command(parameters: Mapping[str, Any]) -> str:

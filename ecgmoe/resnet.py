@@ -56,7 +56,7 @@ class ResNetConfig:
 
     tasks: tuple[str, ...] = tuple(TASKS)
     n_leads: int = 12
-    n_characteristics: int = 35
+    n_characteristics: int = 43
     # "all" gives head and outputs the signal characteristics, among them the classical intervals, as ECG-MoE's heads
     characteristics: Literal["all", "none"] = "none"
     width: int = 48  # channels of every block

@@ -297,28 +297,37 @@ LIMITS = (
 )
 
 
+def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Tables of text of what a card says of its model on the test part: scores, coverage, subgroups, leads."""
+    test = card["test"]
+    scores = pd.DataFrame(
+        [{"Metric": _label(row), "Value": _figure(row), "Recordings": row["n"]} for row in test["scores"]]
+    )
+    coverage = [{"Group": row["group"], "task": row["task"], "cell": _figure(row, "share")} for row in test["coverage"]]
+    subgroups = [
+        {"Group": f"{row['by']} {row['group']}", "task": row["task"], "cell": _figure(row)}
+        for row in test["subgroups"]
+        if row["value"] is not None
+    ]
+    leads = [{"Leads": row["leads"], "task": row["task"], "cell": _figure(row)} for row in test["leads"]]
+    return {"scores": scores, "coverage": _wide(coverage), "subgroups": _wide(subgroups), "leads": _wide(leads)}
+
+
+def _wide(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """A line a group in their order, a column a task."""
+    first = next(iter(rows[0]))
+    table = pd.DataFrame(rows)
+    wide = table.pivot(index=first, columns="task", values="cell").loc[list(dict.fromkeys(table[first]))]
+    names = [name for name in TASKS if name in wide]
+    wide = wide[names].set_axis([evaluation.task_label(TASKS[name]) for name in names], axis=1)
+    return wide.fillna("–").reset_index()
+
+
 def readme(card: Mapping[str, Any]) -> str:
     """Model card for readers, in Markdown, of what ``card.json`` holds."""
-    data, test = card["data"], card["test"]
-    leads = pd.DataFrame(test["leads"]).pivot(index="leads", columns="task", values="value").reindex(list(SELECTIONS))
-    names = [name for name in TASKS if name in leads]
-    none = ", ".join(f"{TASKS[name].title} {n}" for name, n in test["without an answer"].items())
+    data, shown = card["data"], tables(card)
+    none = ", ".join(f"{TASKS[name].title} {n}" for name, n in card["test"]["without an answer"].items())
     named = card["name"].removeprefix("ecgmoe-")
-    tables: dict[str, list[tuple[str, ...]]] = {
-        "scores": [(_label(row), _figure(row), f"{row['n']:,}") for row in test["scores"]],
-        "coverage": [
-            (TASKS[row["task"]].title, row["group"], _figure(row, "share"), f"{row['n']:,}") for row in test["coverage"]
-        ],
-        "subgroups": [
-            (f"{row['by']} {row['group']}", _label(row), _figure(row), f"{row['n']:,}")
-            for row in test["subgroups"]
-            if row["value"] is not None
-        ],
-        "leads": [
-            (str(words), *(f"{row[name]:.{_places(name)}f}" for name in names))
-            for words, row in leads.to_dict("index").items()
-        ],
-    }
     return f"""---
 library_name: ecgmoe
 license: cc-by-4.0
@@ -345,25 +354,25 @@ them by digest.
 
 ## What it reaches on fold 9, which it has not seen
 
-{_lines(("metric", "value [95 % interval over patients]", "recordings"), tables["scores"])}
+{_lines(shown["scores"])}
 
 Labelled recordings without an answer, which are not counted: {none}.
 
 ## Prediction intervals
 
-Chosen to hold {100 * card["calibration"]["level"]:.0f} % of the labels.
+Share of labels inside intervals that were chosen to hold {100 * card["calibration"]["level"]:.0f} % of them.
 
-{_lines(("task", "group", "share of labels inside", "recordings"), tables["coverage"])}
+{_lines(shown["coverage"])}
 
 ## By group
 
-{_lines(("group", "metric", "value", "recordings"), tables["subgroups"])}
+{_lines(shown["subgroups"])}
 
 ## With fewer leads
 
 Limb leads are computed from any two of them; the other leads are guessed from those that are there.
 
-{_lines(("leads", *(evaluation.task_label(TASKS[name]) for name in names)), tables["leads"])}
+{_lines(shown["leads"])}
 
 ## Limits
 
@@ -374,9 +383,10 @@ Code: commit `{card["provenance"]["commit"][:12]}`. The same figures are in `car
 """
 
 
-def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _lines(table: pd.DataFrame) -> str:
     """A table in Markdown."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, [":--"] * len(head), *rows))
+    rows = [list(table.columns), [":--"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _places(task: str) -> int:

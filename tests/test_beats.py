@@ -324,7 +324,18 @@ def test_characteristics_tell_rate_and_irregularity():
     silent = np.concatenate([calm, wild])
     silent[:, 3] = 0.2
     one_less = beats.characteristics(silent, FS, [at_calm, at_wild])
-    assert np.isnan(one_less[:, [14, 26]]).all() and np.isnan(one_less).sum() == 4
+    assert np.isnan(one_less[:, [22, 34]]).all() and np.isnan(one_less).sum() == 4
+
+
+def test_characteristics_tell_the_pattern_of_the_intervals():
+    at = np.cumsum([0.5, *[0.8] * 4, 0.4, 1.2, *[0.8] * 4]) * FS
+    signal = np.random.default_rng(0).normal(size=(3, 12, 2500))
+    early, slow, none = beats.characteristics(signal, FS, [at, np.arange(0.5, 10, 1.5) * FS, at[:2]])[:, 6:14]
+    assert early == pytest.approx(
+        [np.log(0.5), np.log(1.5), 0.0, 1.0, 0.0, 3 / 9, np.tanh(3), np.tanh(-5)], abs=1e-3
+    ), "one beat came early: shortest, longest, median, changes, three of nine of them above 50 ms, 75 beats a minute"
+    assert slow == pytest.approx([0, 0, 0, 0, 0, 0, np.tanh(-4), -1], abs=1e-3), "40 beats a minute"
+    assert np.isnan(none).all()
 
 
 def test_waves_of_a_fast_heart_are_its_own():

@@ -11,7 +11,7 @@ from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.multitask import Standardise
 
-B, N, C, L, A = 6, 16, 12, 64, 35
+B, N, C, L, A = 6, 16, 12, 64, 43
 WIDTHS = {"timesnet": 20, "dlinear": 48}
 
 

@@ -11,7 +11,7 @@ from ecgmoe.features import Inputs
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.objective import balance_of, objective
 
-B, N, A, M = 12, 4, 35, 4
+B, N, A, M = 12, 4, 43, 4
 WIDTHS = {"timesnet": 20, "dlinear": 48, "moment": 8, "tempo": 16}
 
 
