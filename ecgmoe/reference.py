@@ -128,6 +128,7 @@ def measure(
         "comparisons": comparisons,
         "sizes": ablation.sizes(runs),
         "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
+        "refit": refit,
         **found_causes,
     }
 
@@ -326,6 +327,59 @@ def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
             }
         lines.append(line | ablation.score_cells(metrics["scores"], name))
     return pd.DataFrame(lines).fillna("–")
+
+
+def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
+    """Table of some rows and floors of a reference run for a page, or the sentence that it was not made.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`RUNS`.
+    wanted : iterable of str
+        Rows and floors, those that the run has.
+    label : str
+        Of the table.
+    about : str
+        Begins its caption.
+    """
+    from IPython.display import Markdown
+
+    of, needs, options = RUNS[name]
+    found = load(name)
+    if found is None:
+        said = command({**options, "folder": "data/reference"})
+        return Markdown(f"**Not run yet**: the reference run on {of} needs {needs}; `{said}` makes it.")
+    rows, records = summary(found["metrics"]), found["metrics"]["records"]
+    rows = rows[rows["row"].isin([*wanted])]
+    learnt = records["train"] + (records["validation"] if found["metrics"].get("refit") else 0)
+    caption = (
+        f"{about} Reference run on {of}: trained on {learnt:,} recordings, tested on {records['test']:,}. Parameters "
+        "that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline metrics: mean ± "
+        "standard deviation over seeds and 95 % interval over patients. Floors come last."
+    )
+    return results.table(rows, caption, label)
+
+
+def against(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """ECG-MoE minus each row, task by task, as text with its interval, and a mark where it is clear.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        From :func:`ecgmoe.ablation.compare`.
+    """
+    pairs = ablation.levelled(comparisons)
+    marks = pairs["better"].map({"model": " ▲", "baseline": " ▼", "neither": ""})
+    cells = []
+    for row in pairs.to_dict("records"):
+        places = {"rr": 1, "age": 2}.get(row["task"], 3)
+        cells.append(f"{row['difference']:+.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]")
+    wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
+    wide = wide.pivot(index="baseline", columns="task", values="cell").loc[list(dict.fromkeys(pairs["baseline"]))]
+    names = [name for name in tasks.TASKS if name in wide]
+    titles = [evaluation.task_label(tasks.TASKS[name]) for name in names]
+    return wide[names].set_axis(titles, axis=1).fillna("–").rename_axis("row").reset_index()
 
 
 def words(names: Iterable[str]) -> str:
