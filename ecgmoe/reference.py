@@ -355,8 +355,8 @@ def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
     learnt = records["train"] + (records["validation"] if found["metrics"].get("refit") else 0)
     caption = (
         f"{about} Reference run on {of}: trained on {learnt:,} recordings, tested on {records['test']:,}. Parameters "
-        "that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline metrics: mean ± "
-        "standard deviation over seeds and 95 % interval over patients. Floors come last."
+        "that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline metrics: mean "
+        "± standard deviation over seeds and 95 % interval over patients. Floors come last."
     )
     return results.table(rows, caption, label)
 
