@@ -152,7 +152,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
     "--rows", multiple=True, metavar="NAME", help="A row of the table or a group of rows; may be given several times."
 )
 @click.option("--seeds", default=3, type=click.IntRange(min=1), help="Trainings of every row.")
-@click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most epochs of a training.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Most epochs of a training, instead of the recipe's.")
 @click.option("--costly", is_flag=True, help="Also the rows that take long, such as those that train backbones.")
 @click.option("--only-kept", is_flag=True, help="Train nothing: compose what is done of real recordings.")
 @click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
@@ -264,14 +264,14 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--epochs", default=20, type=click.IntRange(min=1), help="Most passes over the training part.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Most epochs of a training, instead of the recipe's.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keeps checkpoints: after a kill, the same command goes on.",
 )
-def ship(data_root: str, folder: Path, epochs: int, seed: int, runs: Path | None) -> None:
+def ship(data_root: str, folder: Path, epochs: int | None, seed: int, runs: Path | None) -> None:
     """Train a model for others to use, and write it with its card to FOLDER: what is in data/models was made so.
 
     Epochs and calibration are chosen on fold 8 of DATA_ROOT; the model then learns from folds 1-8, and is judged on
@@ -281,7 +281,8 @@ def ship(data_root: str, folder: Path, epochs: int, seed: int, runs: Path | None
 
     with _input_errors():
         cohort = datasets.load(data_root, max_records=0)
-        config = replace(reference.recipe(data_root), epochs=epochs, seed=seed)
+        recipe = reference.recipe(data_root)
+        config = replace(recipe, epochs=epochs or recipe.epochs, seed=seed)
         shipping.ship(cohort, folder, config=config, runs=runs)
     click.echo((folder / "README.md").read_text("utf-8"))
 

@@ -24,6 +24,10 @@ from ecgmoe.tasks import TASKS
 SMOOTH_WITHIN_SD = 0.003
 
 
+#: Tasks that are about the intervals between beats, which a blend of two records leaves as they are.
+OF_INTERVALS = ("rr", "rhythm")
+
+
 class Losses(NamedTuple):
     """The terms of eq. 5, each a scalar; tasks without a label in the batch contribute zero."""
 
@@ -79,7 +83,8 @@ def objective(
         Records with the same number are positives of each other in the contrastive term, such as those of one patient.
         By default each record is on its own.
     blend : Blend, optional
-        Each task loss is then the mean of that with the own and that with the partner's label, by their shares.
+        The loss of a task that is not one of :data:`OF_INTERVALS` is then the mean of that with the own and that with
+        the partner's label, by their shares.
     step : Step, optional
         What the whole step holds; by default this batch is all of it.
 
@@ -101,7 +106,7 @@ def objective(
         n_labelled = max(1, step.n_labelled[name])
         k, kind = model.tasks.index(name), TASKS[name].kind
         summed = _summed_loss(model, name, logits_BO.float()[known_B], targets[name][known_B])
-        if blend is not None:
+        if blend is not None and name not in OF_INTERVALS:
             partner_B = targets[name][blend.order_B]
             its_B = torch.isfinite(partner_B)
             theirs = _summed_loss(model, name, logits_BO.float()[its_B], partner_B[its_B])

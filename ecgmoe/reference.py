@@ -159,7 +159,7 @@ def make(
     preset: str = "compact",
     rows: Sequence[str] = (),
     seeds: int = 3,
-    epochs: int = 20,
+    epochs: int | None = None,
     costly: bool = False,
     only_kept: bool = False,
 ) -> tuple[dict[str, Any], Path]:
@@ -180,8 +180,8 @@ def make(
     rows, costly
         As for :func:`ecgmoe.ablation.select`.
     seeds : int
-    epochs : int
-        Most epochs of a training.
+    epochs : int, optional
+        Most epochs of a training; by default those of :func:`recipe`.
     only_kept : bool
         Train nothing: compose what is there of the rows and seeds that real recordings keep, a JSON each, in the folder
         of the result's name.
@@ -198,7 +198,7 @@ def make(
     name = "reference_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
     name += "" if preset.startswith("compact") else f"_{preset.replace('-', '_')}"
     folder = folder or results.run_dir()
-    config = replace(recipe(data), epochs=epochs)
+    config = replace(recipe(data), epochs=epochs or recipe(data).epochs)
     kept: dict[str, Any] = {} if made_up else {"refit": True, "folder": folder / name, "only_kept": only_kept}
     metrics = measure(cohort, ablation.select(rows, costly), seeds, config, preset, **kept)
     options = {
@@ -208,7 +208,7 @@ def make(
         "preset": preset,
         "rows": list(rows),
         "seeds": seeds,
-        "epochs": epochs,
+        "epochs": config.epochs,
         "costly": costly,
         "only_kept": only_kept,
     }

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ecgmoe import backbones, processes, run_folder
-from ecgmoe.beats import Beats
+from ecgmoe.beats import N_RR_CHARACTERISTICS, Beats
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import IN_LOOP, ECGMoE, ECGMoEConfig
@@ -62,8 +62,9 @@ class FitConfig:
     contrast: Literal["record", "patient", "views"] = "record"
     balance: float = 0.01  # weight of a router's balance over backbones
     noise_mv: float = 0.02  # SD of the noise that is added to beats, and to the signal where the model looks at it
-    # Mixup (Zhang et al. 2018): in so large a share of the steps each record is blended with another of its batch, beat
-    # by beat, and learns both labels. Beats are aligned at R, so that a blend of two is a beat again.
+    # Mixup (Zhang et al. 2018) of shapes: in so large a share of the steps the beats and features of each record are
+    # blended with those of another of its batch, and it learns both labels. Beats are aligned at R, so that a blend of
+    # two is a beat again; intervals are not blended, and neither are the labels of tasks about them.
     mix: float = 0.0
     beats: int = 6  # successive beats of a record that training looks at, anew each epoch; predictions see all
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products while training
@@ -366,29 +367,23 @@ def _blend(n_records: int, device: torch.device) -> Blend:
 
 
 def _blended(inputs: Inputs, blend: Blend, signal_too: bool) -> Inputs:
-    """Blend each record with its partner; what only one of the two has stays as it is."""
+    """Blend beats and features of each record with its partner's; where only one has a beat, it stays as it is."""
     other = inputs.take(blend.order_B)
 
-    def mean(own: Tensor, theirs: Tensor, both: Tensor) -> Tensor:
-        return torch.where(both, blend.share * own + (1 - blend.share) * theirs, own)
+    def mean(own: Tensor, theirs: Tensor) -> Tensor:
+        return blend.share * own + (1 - blend.share) * theirs
 
-    beats, theirs = inputs.beats, other.beats
-    both_BN = (beats.mask_BN & theirs.mask_BN)[..., None]
-    known_BN2 = (beats.rr_BN2 > 0) & (theirs.rr_BN2 > 0)
-    known_BA = inputs.characteristics_BA.isfinite() & other.characteristics_BA.isfinite()
-    features = {
-        name: blend.share * own + (1 - blend.share) * other.features[name] for name, own in inputs.features.items()
-    }
+    beats, both_BN = inputs.beats, inputs.beats.mask_BN & other.beats.mask_BN
+    beat_BNCL = torch.where(both_BN[..., None, None], mean(beats.beat_BNCL, other.beats.beat_BNCL), beats.beat_BNCL)
+    shape_BA = mean(inputs.characteristics_BA, other.characteristics_BA)
+    own_BA = inputs.characteristics_BA
+    is_shape_A = torch.arange(own_BA.shape[1], device=own_BA.device) >= N_RR_CHARACTERISTICS
     if signal_too:
-        signal_BCT = blend.share * inputs.signal_BCT + (1 - blend.share) * other.signal_BCT
-        inputs = inputs._replace(signal_BCT=signal_BCT)
+        inputs = inputs._replace(signal_BCT=mean(inputs.signal_BCT, other.signal_BCT))
     return inputs._replace(
-        features=features,
-        beats=beats._replace(
-            beat_BNCL=mean(beats.beat_BNCL, theirs.beat_BNCL, both_BN[..., None]),
-            rr_BN2=mean(beats.rr_BN2, theirs.rr_BN2, known_BN2),
-        ),
-        characteristics_BA=mean(inputs.characteristics_BA, other.characteristics_BA, known_BA),
+        features={name: mean(own, other.features[name]) for name, own in inputs.features.items()},
+        beats=beats._replace(beat_BNCL=beat_BNCL),
+        characteristics_BA=torch.where(is_shape_A & shape_BA.isfinite(), shape_BA, own_BA),
     )
 
 
