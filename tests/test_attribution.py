@@ -14,7 +14,7 @@ from ecgmoe.interventions import PHASES
 from ecgmoe.multitask import MultiTask, Output
 from ecgmoe.tasks import RHYTHMS
 
-RR_MEAN, RR_RELATIVE_RMSSD, T_HEIGHT = 0, 4, 10  # columns of ecgmoe.beats.characteristics
+RR_MEAN, RR_RELATIVE_RMSSD, T_HEIGHT = 0, 4, 18  # columns of ecgmoe.beats.characteristics
 
 
 class Reader(MultiTask):
