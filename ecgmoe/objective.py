@@ -24,23 +24,12 @@ from ecgmoe.tasks import TASKS
 SMOOTH_WITHIN_SD = 0.003
 
 
-#: Tasks that are about the intervals between beats, which a blend of two records leaves as they are.
-OF_INTERVALS = ("rr", "rhythm")
-
-
 class Losses(NamedTuple):
     """The terms of eq. 5, each a scalar; tasks without a label in the batch contribute zero."""
 
     total: Tensor
     by_task: dict[str, Tensor]  #: before weighting
     contrastive: Tensor
-
-
-class Blend(NamedTuple):
-    """How records of a batch were blended with others of it (mixup: Zhang et al. 2018)."""
-
-    share: float  #: of the record itself; the rest is its partner's
-    order_B: Tensor  #: row of each record's partner
 
 
 class Step(NamedTuple):
@@ -61,7 +50,6 @@ def objective(
     weighting: Literal["fixed", "uncertainty"] = "fixed",
     balance: float = 0.0,
     group_B: Tensor | None = None,
-    blend: Blend | None = None,
     step: Step | None = None,
 ) -> Losses:
     """Equation 5: the sum of the task losses plus ``lam`` times the contrastive term.
@@ -82,9 +70,6 @@ def objective(
     group_B : Tensor of int, optional
         Records with the same number are positives of each other in the contrastive term, such as those of one patient.
         By default each record is on its own.
-    blend : Blend, optional
-        The loss of a task that is not one of :data:`OF_INTERVALS` is then the mean of that with the own and that with
-        the partner's label, by their shares.
     step : Step, optional
         What the whole step holds; by default this batch is all of it.
 
@@ -105,13 +90,7 @@ def objective(
         known_B = torch.isfinite(targets[name])
         n_labelled = max(1, step.n_labelled[name])
         k, kind = model.tasks.index(name), TASKS[name].kind
-        summed = _summed_loss(model, name, logits_BO.float()[known_B], targets[name][known_B])
-        if blend is not None and name not in OF_INTERVALS:
-            partner_B = targets[name][blend.order_B]
-            its_B = torch.isfinite(partner_B)
-            theirs = _summed_loss(model, name, logits_BO.float()[its_B], partner_B[its_B])
-            summed = blend.share * summed + (1 - blend.share) * theirs
-        by_task[name] = summed / n_labelled
+        by_task[name] = _summed_loss(model, name, logits_BO.float()[known_B], targets[name][known_B]) / n_labelled
         if weighting == "uncertainty":
             factor = 0.5 if kind == "regression" else 1.0
             share = known_B.sum() / n_labelled

@@ -21,12 +21,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ecgmoe import backbones, processes, run_folder
-from ecgmoe.beats import N_RR_CHARACTERISTICS, Beats
+from ecgmoe.beats import Beats
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.fusion import IN_LOOP, ECGMoE, ECGMoEConfig
 from ecgmoe.multitask import MultiTask, Output
-from ecgmoe.objective import Blend, Step, objective
+from ecgmoe.objective import Step, objective
 from ecgmoe.records import InputError
 
 #: What the choices of :class:`FitConfig` that are words may be.
@@ -35,10 +35,6 @@ _CHOICES = {
     "contrast": ("record", "patient", "views"),
     "precision": ("float32", "bfloat16"),
 }
-
-
-#: Both parameters of the Beta distribution that shares of mixup are drawn from: most blends are nearly one of the two.
-_MIX_BETA = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,10 +58,6 @@ class FitConfig:
     contrast: Literal["record", "patient", "views"] = "record"
     balance: float = 0.01  # weight of a router's balance over backbones
     noise_mv: float = 0.02  # SD of the noise that is added to beats, and to the signal where the model looks at it
-    # Mixup (Zhang et al. 2018) of shapes: in so large a share of the steps the beats and features of each record are
-    # blended with those of another of its batch, and it learns both labels. Beats are aligned at R, so that a blend of
-    # two is a beat again; intervals are not blended, and neither are the labels of tasks about them.
-    mix: float = 0.0
     beats: int = 6  # successive beats of a record that training looks at, anew each epoch; predictions see all
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products while training
     chunk: int = 256  # records of a pass when nothing is learnt
@@ -75,13 +67,11 @@ class FitConfig:
         if min(self.epochs, self.patience, self.batch_size, self.accumulate, self.beats, self.chunk) < 1:
             raise ValueError(f"epochs, patience, batch_size, accumulate, beats and chunk must be at least 1: {self}")
         if (
-            min(self.weight_decay, self.lam, self.balance, self.noise_mv, self.mix, self.seed) < 0
+            min(self.weight_decay, self.lam, self.balance, self.noise_mv, self.seed) < 0
             or min(self.lr, self.lr_backbones) <= 0
-            or self.mix > 1
         ):
             raise ValueError(
-                "learning rates must be above 0; weight_decay, lam, balance, noise_mv, mix and seed not below it, and "
-                f"mix not above 1: {self}"
+                f"learning rates must be above 0; weight_decay, lam, balance, noise_mv and seed not below it: {self}"
             )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
@@ -276,9 +266,6 @@ class _Training:
             own = shares[self.state.process_index]
             inputs = _shortened(self.inputs.take(own), config.beats, self.place[own])
             inputs = _noisy(inputs.to(device), config.noise_mv, self.model.sees_signal)
-            blend = _blend(len(own), device) if config.mix and float(torch.rand(())) < config.mix else None
-            if blend is not None:
-                inputs = _blended(inputs, blend, self.model.sees_signal)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 output = self.model(inputs)
             losses = objective(
@@ -289,7 +276,6 @@ class _Training:
                 weighting=config.weighting,
                 balance=config.balance,
                 group_B=self.group[own].to(device),
-                blend=blend,
                 step=Step(n_labelled, copies * len(batch), processes.gatherer([len(share) for share in shares])),
             )
             losses.total.backward()
@@ -358,33 +344,6 @@ def _noisy(inputs: Inputs, sd_mv: float, signal_too: bool) -> Inputs:
     if signal_too:
         inputs = inputs._replace(signal_BCT=inputs.signal_BCT + sd_mv * torch.randn_like(inputs.signal_BCT))
     return inputs._replace(beats=beats)
-
-
-def _blend(n_records: int, device: torch.device) -> Blend:
-    """Draw a share, from a half to nearly 1, and a partner for each record."""
-    share = float(torch.distributions.Beta(_MIX_BETA, _MIX_BETA).sample())
-    return Blend(max(share, 1 - share), torch.randperm(n_records).to(device))
-
-
-def _blended(inputs: Inputs, blend: Blend, signal_too: bool) -> Inputs:
-    """Blend beats and features of each record with its partner's; where only one has a beat, it stays as it is."""
-    other = inputs.take(blend.order_B)
-
-    def mean(own: Tensor, theirs: Tensor) -> Tensor:
-        return blend.share * own + (1 - blend.share) * theirs
-
-    beats, both_BN = inputs.beats, inputs.beats.mask_BN & other.beats.mask_BN
-    beat_BNCL = torch.where(both_BN[..., None, None], mean(beats.beat_BNCL, other.beats.beat_BNCL), beats.beat_BNCL)
-    shape_BA = mean(inputs.characteristics_BA, other.characteristics_BA)
-    own_BA = inputs.characteristics_BA
-    is_shape_A = torch.arange(own_BA.shape[1], device=own_BA.device) >= N_RR_CHARACTERISTICS
-    if signal_too:
-        inputs = inputs._replace(signal_BCT=mean(inputs.signal_BCT, other.signal_BCT))
-    return inputs._replace(
-        features={name: mean(own, other.features[name]) for name, own in inputs.features.items()},
-        beats=beats._replace(beat_BNCL=beat_BNCL),
-        characteristics_BA=torch.where(is_shape_A & shape_BA.isfinite(), shape_BA, own_BA),
-    )
 
 
 def _forward(model: MultiTask, inputs: Inputs, rows: Tensor, chunk: int) -> list[dict[str, Tensor]]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ecgmoe.features import Inputs
 from ecgmoe.multitask import Load, MultiTask, Output
-from ecgmoe.objective import SMOOTH_WITHIN_SD, Blend, Step, balance_of, objective, supervised_contrast
+from ecgmoe.objective import SMOOTH_WITHIN_SD, Step, balance_of, objective, supervised_contrast
 from ecgmoe.tasks import TASKS
 
 NAN = float("nan")
@@ -182,15 +182,3 @@ def test_half_precision_logits_are_compared_in_single(model, output):
     losses = objective(model, half, TARGETS)
     assert losses.total.dtype == torch.float32
     torch.testing.assert_close(losses.total, objective(model, output, TARGETS).total, rtol=0.02, atol=0.02)
-
-
-def test_a_blend_is_told_both_labels_of_its_shape_and_its_own_of_its_intervals(model, output):
-    blend = Blend(0.7, torch.tensor([3, 2, 1, 0]))
-    by_task = objective(model, output, TARGETS, blend=blend).by_task
-    sex = output.logits["sex"][:, 0]
-    own = 3 * F.softplus(-sex[0]) + F.softplus(sex[1]) + 3 * F.softplus(-sex[3])
-    theirs = 3 * F.softplus(-sex[0]) + F.softplus(sex[2]) + 3 * F.softplus(-sex[3])
-    torch.testing.assert_close(by_task["sex"], (0.7 * own + 0.3 * theirs) / 3)
-    plain = objective(model, output, TARGETS).by_task
-    torch.testing.assert_close(by_task["rhythm"], plain["rhythm"])
-    assert not torch.isclose(by_task["age"], plain["age"])

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from synthetic import toy_cohort
 
 from ecgmoe import backbones, features, run_folder, training
-from ecgmoe.beats import N_RR_CHARACTERISTICS
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
-from ecgmoe.objective import SMOOTH_WITHIN_SD, Blend
+from ecgmoe.objective import SMOOTH_WITHIN_SD
 
 CONFIG = training.FitConfig(epochs=8, patience=8, batch_size=16)
 
@@ -394,39 +393,3 @@ def test_a_refit_learns_from_the_validation_part_for_all_epochs_and_keeps_the_la
     changed.loc[cohort.split == "test", "age"] = 20.0
     same = training.train(replace(cohort, table=changed), inputs, config=config)
     np.testing.assert_array_equal(same.predictions["age"], fitted.predictions["age"])
-
-
-def test_a_blend_mixes_shapes_and_leaves_intervals(cohort, inputs):
-    blend = Blend(0.75, torch.arange(inputs.n_records).flip(0))
-    other = inputs.take(blend.order_B)
-    mixed = training._blended(inputs, blend, signal_too=True)
-    both = (inputs.beats.mask_BN & other.beats.mask_BN)[..., None, None].expand_as(inputs.beats.beat_BNCL)
-    expected = 0.75 * inputs.beats.beat_BNCL + 0.25 * other.beats.beat_BNCL
-    torch.testing.assert_close(mixed.beats.beat_BNCL[both], expected[both])
-    torch.testing.assert_close(mixed.beats.beat_BNCL[~both], inputs.beats.beat_BNCL[~both])
-    assert mixed.beats.rr_BN2 is inputs.beats.rr_BN2
-    own, theirs, got = (x.characteristics_BA for x in (inputs, other, mixed))
-    torch.testing.assert_close(got[:, :N_RR_CHARACTERISTICS], own[:, :N_RR_CHARACTERISTICS], equal_nan=True)
-    known = (own.isfinite() & theirs.isfinite())[:, N_RR_CHARACTERISTICS:]
-    shape = (0.75 * own + 0.25 * theirs)[:, N_RR_CHARACTERISTICS:]
-    torch.testing.assert_close(got[:, N_RR_CHARACTERISTICS:][known], shape[known])
-    feature = 0.75 * inputs.features["dlinear"] + 0.25 * other.features["dlinear"]
-    torch.testing.assert_close(mixed.features["dlinear"], feature)
-    assert not torch.equal(mixed.signal_BCT, inputs.signal_BCT)
-    assert training._blended(inputs, blend, signal_too=False).signal_BCT is inputs.signal_BCT
-
-
-def test_blends_are_drawn_anew_and_keep_most_of_the_record():
-    torch.manual_seed(0)
-    drawn = [training._blend(16, torch.device("cpu")) for _ in range(200)]
-    shares = np.array([blend.share for blend in drawn])
-    assert ((shares >= 0.5) & (shares <= 1)).all() and shares.std() > 0.05 and np.median(shares) > 0.9
-    assert all(sorted(blend.order_B.tolist()) == list(range(16)) for blend in drawn)
-
-
-def test_mixup_trains_and_none_is_none(cohort, inputs, fitted):
-    mixed = training.train(cohort, inputs, config=replace(CONFIG, mix=1.0))
-    assert mixed.history["train"].iloc[-1] < mixed.history["train"].iloc[0]
-    assert not np.allclose(mixed.predictions["age"], fitted.predictions["age"])
-    with pytest.raises(ValueError, match="mix not above 1"):
-        training.FitConfig(mix=1.5)
