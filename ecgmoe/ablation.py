@@ -525,6 +525,15 @@ def predictions(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[evaluation.
     return {name: [one.predictions for one in seeds] for name, seeds in runs.items()}
 
 
+def averaged(runs: Mapping[str, Sequence[Run]], least: int = 3) -> dict[str, evaluation.Predictions]:
+    """Predictions of rows with several seeds, averaged over these: an ensemble of ``least`` trainings or more."""
+    return {
+        name: {task: np.mean([one.predictions[task] for one in seeds], axis=0) for task in seeds[0].predictions}
+        for name, seeds in runs.items()
+        if len(seeds) >= least
+    }
+
+
 def sizes(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     """A line a row: group, what it changes, parameters, epochs and processor seconds of a seed, number of seeds."""
     rows = {row.name: row for row in TABLE}

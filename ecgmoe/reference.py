@@ -110,8 +110,9 @@ def measure(
     Returns
     -------
     dict
-        ``scores`` (every metric), ``comparisons`` and ``sizes`` as DataFrames, ``records`` by part of the cohort, and,
-        of a simulated cohort, ``causes``.
+        ``scores`` (every metric), ``comparisons`` and ``sizes`` as DataFrames, ``records`` by part of the cohort;
+        with ``refit`` also ``averaged_scores`` and ``averaged_comparisons`` of the rows with three seeds or more, their
+        predictions averaged over seeds; of a simulated cohort, ``causes``.
     """
     inputs = features.make_inputs(cohort, preset=preset)
     runs = ablation.run(
@@ -122,16 +123,20 @@ def measure(
     floors = baselines.floors(cohort, refit=refit)
     found: dict[str, evaluation.Run] = {**ablation.predictions(runs), **floors}
     comparisons = ablation.compare(found, cohort)
-    found_causes = {}
+    more: dict[str, Any] = {}
+    together = ablation.averaged(runs) if refit else {}
+    if ablation.FULL in together and len(together) > 1:
+        more["averaged_scores"] = evaluation.score_table(together, cohort, headline=False)
+        more["averaged_comparisons"] = ablation.compare(together, cohort)
     if "cause" in cohort.table:
-        found_causes["causes"] = causes(cohort, inputs, range(seeds), config, preset)
+        more["causes"] = causes(cohort, inputs, range(seeds), config, preset)
     return {
         "scores": reliability.seed_table(found, cohort, headline=False),
         "comparisons": comparisons,
         "sizes": ablation.sizes(runs),
         "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
         "refit": refit,
-        **found_causes,
+        **more,
     }
 
 
@@ -230,7 +235,7 @@ def load(name: str = "reference_simulated") -> dict[str, Any] | None:
         content = results.reference(name)
     except FileNotFoundError:
         return None
-    tables = ("scores", "comparisons", "sizes", "causes")
+    tables = ("scores", "comparisons", "sizes", "causes", "averaged_scores", "averaged_comparisons")
     metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
     return {**content, "metrics": metrics}
 

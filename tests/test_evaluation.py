@@ -238,6 +238,20 @@ def test_score_table_and_paper_table(data):
     assert no_spread[no_spread["Model"] == "ECG-MoE"].iloc[0]["Paper"] == "0.69"
 
 
+def test_runs_made_elsewhere_stand_between_the_papers_and_this_run(data):
+    cohort, _ = data
+    scores = ev.score_table(baselines.floors_from(cohort), cohort, n_boot=0)
+    elsewhere = scores[scores["task"] != "potassium"].assign(value=1.25, low=1.0, high=1.5)
+    table = ev.paper_table(scores, paper.TABLE_2, reference={"There": elsewhere, "Nowhere": None})
+    assert list(table.columns) == ["Task", "Model", "Paper", "There", "Nowhere", "This run"]
+    assert set(table["Nowhere"]) == {"not run"}
+    rows = table.assign(Task=table["Task"].replace("", None).ffill())
+    age = rows[rows["Task"].str.startswith("Age")].set_index("Model")["There"]
+    assert age[f"*{ev.MEAN}*"] == "1.25 [1.00, 1.50]" and age["MOMENT"] == "–"
+    potassium = rows[rows["Task"].str.startswith("Potassium")]["There"]
+    assert set(potassium) == {"not available"}
+
+
 def test_every_metric_of_every_model_is_in_one_table(data):
     cohort, _ = data
     runs = {"a": noisy(cohort), "b": [noisy(cohort, 2), noisy(cohort, 3)]}

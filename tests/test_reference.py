@@ -16,6 +16,7 @@ from synthetic import toy_cohort
 from ecgmoe import ablation, baselines, datasets, evaluation, features, plots, reference, results
 from ecgmoe.__main__ import app
 from ecgmoe.datasets import simulated
+from ecgmoe.records import InputError
 from ecgmoe.tasks import TASKS
 from ecgmoe.training import FitConfig
 
@@ -275,3 +276,52 @@ def test_the_shipped_run_meets_what_it_is_for():
     readme = Path(__file__).parents[1] / "README.md"
     assert told in " ".join(readme.read_text("utf-8").split())
     assert (metrics["causes"].groupby("seed")["hit"].sum() >= 3).all()
+
+
+def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path):
+    """Of real data each row and seed has its file, and what is there is composed without any training."""
+    options = {"data": "somewhere", "preset": "compact-random", "rows": ROWS, "seeds": 3, "epochs": 2}
+    content, path = reference.make(tmp_path, **options)
+    assert path.name == "reference_toy_compact_random.json" or path.name == "reference_toy.json"
+    kept = sorted(item.name for item in (tmp_path / path.stem).iterdir())
+    assert len(kept) == 3 * len(ROWS) - sum(2 for row in ablation.TABLE if row.name in ROWS and row.once)
+    metrics = content["metrics"]
+    assert metrics["refit"] and content["provenance"]["parameters"]["data"] == "DATA_ROOT"
+    together = metrics["averaged_scores"]
+    assert ablation.FULL in set(together["model"])
+    assert set(metrics["averaged_comparisons"]["baseline"]) == set(together["model"]) - {ablation.FULL}
+    for name in kept:
+        if not name.startswith("ecg-moe-seed0"):
+            (tmp_path / path.stem / name).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "fit_row", lambda *_: pytest.fail("trained again"))
+        alone, _ = reference.make(tmp_path, **options, only_kept=True)
+        assert alone["metrics"]["sizes"]["row"].tolist() == [ablation.FULL]
+        (tmp_path / path.stem / "ecg-moe-seed0.json").unlink()
+        with pytest.raises(InputError, match="train it first"):
+            reference.make(tmp_path, **options, only_kept=True)
+
+
+def test_the_recipe_is_that_of_the_data():
+    assert reference.recipe("simulated") == FitConfig()
+    assert reference.recipe("~/ptb-xl") == reference.REAL
+
+
+def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
+    content, path = made
+    runs = reference.runs().set_index("Run")["State"]
+    assert runs["MIMIC-IV-ECG, published backbones"].startswith("not run: needs")
+    assert all(f"reference_{name}" in reference.RUNS for name in ("simulated", "ptbxl", "mimicivecg"))
+    assert "Not run yet" in reference.shown("reference_mimicivecg", ROWS, "tab-x", "Rows.").data
+    assert reference.column(run="reference_of_nothing") == {reference.REAL_TITLE: None}
+    monkeypatch.setattr(results, "reference", lambda name: results.load("reference_toy", path.parent))
+    page = reference.shown("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-x", "Rows.").data
+    assert "| ECG-MoE |" in page and "without backbones" not in page and ":name: tab-x" in page
+    (scores,) = reference.column({"ECG-MoE": "ours"}).values()
+    assert "ours" in set(scores["model"]) and set(scores["metric"]) == {task.metric for task in cohort_tasks(content)}
+    text = reference.against(content["metrics"]["comparisons"])
+    assert list(text["row"])[0] == "without backbones" and text.shape[1] == 5
+
+
+def cohort_tasks(content):
+    return [TASKS[name] for name in content["metrics"]["scores"]["task"].unique()]
