@@ -455,10 +455,8 @@ def _trained(
         sum(len(fit.history) for fit in fitted),
     )
     predictions = {name: values for fit in fitted for name, values in fit.predictions.items()}
-    best = [
-        len(fit.history) if config.refit or "validation" not in fit.history else training.best_epoch(fit)
-        for fit in fitted
-    ]
+    # EnECG as published looks at no validation part.
+    best = [training.best_epoch(fit) if "validation" in fit.history else len(fit.history) for fit in fitted]
     return predictions | {"sizes": np.array(sizes), "seconds": np.array([seconds]), "best": np.array(best)}
 
 

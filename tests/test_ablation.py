@@ -294,13 +294,14 @@ def test_a_refit_learns_for_as_many_epochs_as_were_chosen_without_it(cohort, inp
     first = training.train(cohort, inputs, config=options["config"], preset=PRESET)
     best = training.best_epoch(first)
     for seed, done in enumerate(found["ECG-MoE"]):
-        assert done.best == (best,) and done.epochs == best
+        assert done.epochs == best
         again = replace(options["config"], epochs=best, refit=True, seed=seed)
         own = training.train(cohort, inputs, config=again, preset=PRESET)
         test = cohort.split == "test"
         np.testing.assert_array_equal(own.predictions["age"][test], done.predictions["age"][test])
     (alone,) = found["one model a task"]
-    assert len(alone.best) == len(cohort.tasks) and alone.epochs == sum(alone.best)
+    alone_first = run(cohort, inputs, ["one model a task"], config=options["config"])["one model a task"][0]
+    assert len(alone_first.best) == len(cohort.tasks) and alone.epochs == sum(alone_first.best)
     assert found["EnECG published"][0].epochs == 5 * len(cohort.tasks)
 
 
