@@ -341,6 +341,11 @@ def whole_size(cohort: Cohort, inputs: Inputs, preset: str) -> int:
     return own + sum(backbone_sizes(preset).values())
 
 
+def code() -> str:
+    """Digest of all code that decides on what a training comes to."""
+    return cache.digest(cache.source_digest(*cache.training_sources(*_DECIDING).values()), getsource(fit_row))
+
+
 def run(
     cohort: Cohort,
     inputs: Inputs,
@@ -394,7 +399,7 @@ def run(
         "data": cohort.digest,
         "inputs": _inputs_digest(inputs),
         "config": {key: value for key, value in asdict(config).items() if key != "seed"},
-        "code": cache.digest(cache.source_digest(*cache.training_sources(*_DECIDING).values()), getsource(fit_row)),
+        "code": code(),
         "preset": preset,
         "packages": {package: results.version_of(package) for package in ("torch", "peft")},
     }

@@ -136,6 +136,7 @@ def measure(
         "sizes": ablation.sizes(runs),
         "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
         "refit": refit,
+        "code": ablation.code(),
         **more,
     }
 
@@ -293,6 +294,8 @@ def runs() -> pd.DataFrame:
         if found is not None:
             origin = found["provenance"]
             state = f"made {origin['time'][:10]} at commit `{origin['commit'][:7]}`, {origin['device']}"
+            if found["metrics"].get("code") != ablation.code():
+                state += "; the model or its training has changed since"
         rows.append({"Run": about, "State": state, "Command": f"`{command({**options, 'folder': 'data/reference'})}`"})
     return pd.DataFrame(rows)
 
