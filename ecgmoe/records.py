@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from ecgmoe import _wfdb_files
 from ecgmoe._wfdb_files import Header
@@ -263,6 +262,8 @@ def resampled(record: Record, fs: float) -> np.ndarray:
     RecordError
         The rates have no ratio of small whole numbers.
     """
+    from scipy.signal import resample_poly  # takes a second to import, and most recordings have the right rate
+
     ratio = Fraction(fs).limit_denominator(_MAX_RATIO) / Fraction(record.fs).limit_denominator(_MAX_RATIO)
     if not 0 < max(ratio.numerator, ratio.denominator) <= _MAX_RATIO:
         reason = f"a sampling rate of {record.fs:g} Hz, which cannot be brought to {fs:g} Hz"
