@@ -617,7 +617,7 @@ def score_cells(scores: pd.DataFrame, name: str) -> dict[str, str]:
     headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
     for row in scores[headline & (scores["model"] == name)].to_dict("records"):
         places = _PLACES.get(row["task"], 3)
-        value, sd, low, high = (f"{row[key]:.{places}f}" for key in ("value", "sd", "low", "high"))
-        spread = f" ± {sd}" if np.isfinite(row["sd"]) else ""
+        value, low, high = (f"{row[key]:.{places}f}" for key in ("value", "low", "high"))
+        spread = f" ± {row['sd']:.{places}f}" if np.isfinite(row.get("sd", np.nan)) else ""
         cells[evaluation.task_label(tasks.TASKS[row["task"]])] = f"{value}{spread} [{low}, {high}]"
     return cells
