@@ -54,8 +54,8 @@ WINDOW_S = 10.0
 RATES_HZ = (25.0, 100_000.0)
 #: Windows that are answered together.
 BATCH = 32
-#: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about one in a hundred of PTB-XL.
-POOR_QUALITY = 0.15
+#: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about two in a hundred of PTB-XL.
+POOR_QUALITY = 0.2
 #: No heart reaches it, mV; what does is an artefact, or in another unit.
 LARGEST_MV = 20.0
 
