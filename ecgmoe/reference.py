@@ -392,6 +392,30 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
     return wide[names].set_axis(titles, axis=1).fillna("–").rename_axis("row").reset_index()
 
 
+def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
+    """What the run on real recordings found of ECG-MoE and one rival, in words, with figures of the run."""
+    scores, pairs = metrics["scores"], ablation.levelled(metrics["comparisons"])
+    sizes = metrics["sizes"].set_index("row")["seeds"]
+
+    def figures(model: str) -> str:
+        own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
+        return (
+            f"{own['rr', 'mae']:.1f} ms, {own['age', 'mae']:.2f} years, macro-F1 {own['sex', 'macro_f1']:.3f} for sex, "
+            f"accuracy {own['rhythm', 'accuracy']:.3f} (macro-F1 {own['rhythm', 'macro_f1']:.3f}) for rhythm"
+        )
+
+    against_rival = pairs[pairs["baseline"] == rival].set_index("task")["better"]
+    sides = {
+        side: [tasks.TASKS[str(name)].title for name, better in against_rival.items() if better == side]
+        for side in ("model", "baseline")
+    }
+    return (
+        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings, {sizes[ablation.FULL]} seeds) "
+        f"ECG-MoE reaches {figures(ablation.FULL)}; a plain {rival} ({sizes[rival]} seeds) {figures(rival)}. "
+        f"Clearly better: {words(sides['model'])}; clearly worse: {words(sides['baseline'])}"
+    )
+
+
 def words(names: Iterable[str]) -> str:
     """Names as they stand in a sentence: ``a, b and c``, or ``none``."""
     *first, last = [*names] or ["none"]

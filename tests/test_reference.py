@@ -278,6 +278,17 @@ def test_the_shipped_run_meets_what_it_is_for():
     assert (metrics["causes"].groupby("seed")["hit"].sum() >= 3).all()
 
 
+def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_page_says():
+    found = reference.load("reference_ptbxl")
+    metrics = found["metrics"]
+    readme = Path(__file__).parents[1] / "README.md"
+    assert reference.on_real_hearts(metrics) in " ".join(readme.read_text("utf-8").split())
+    assert metrics["refit"] and set(metrics["scores"]["task"]) == {"rr", "age", "sex", "rhythm"}
+    floors = metrics["comparisons"].query(f"baseline in {list(evaluation.FLOORS)} and task != 'rr'")
+    assert (floors["better"] == "model").all(), "no floor comes near, but for the R-peak detector"
+    assert "changes" not in found["provenance"]["commit"]
+
+
 def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path):
     """Of real data each row and seed has its file, and what is there is composed without any training."""
     options = {"data": "somewhere", "preset": "compact-random", "rows": ROWS, "seeds": 3, "epochs": 2}
