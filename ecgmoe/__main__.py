@@ -365,8 +365,11 @@ def predict(
         predictor = prediction.load(model)
     if missing := [name for name in wanted or () if name not in predictor.tasks]:
         click.echo(f"{model} was not trained on {', '.join(missing)}: these cells stay empty", err=True)
-    n_rows = n_skipped = 0
-    read = sources.read(records, sources.Files(fs, given, unit))
+    n_rows = n_answered = n_skipped = 0
+    try:
+        read = sources.read(records, sources.Files(fs, given, unit))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     with tqdm(desc="windows", unit="window", disable=None) as bar:
         for found in predictor.stream(read, wanted):
             if isinstance(found, RecordError):
@@ -377,12 +380,14 @@ def predict(
             if figures is not None:
                 _draw(found.explained(), figures)
             n_rows += len(found.table)
+            n_answered += prediction.answered(found.table)
             bar.update(len(found.table))
     if form == "json":
         click.echo("]" if n_rows else "[]")
-    if n_skipped:
-        click.echo(f"{n_rows} windows predicted, {n_skipped} recordings skipped", err=True)
-    context.exit(0 if n_rows else 1)
+    if n_skipped or n_answered < n_rows:
+        without = f", {n_rows - n_answered} without an answer" if n_answered < n_rows else ""
+        click.echo(f"{n_answered} windows predicted{without}, {n_skipped} recordings skipped", err=True)
+    context.exit(0 if n_answered else 1)
 
 
 def _draw(windows: list[Any], folder: Path) -> None:

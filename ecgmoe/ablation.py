@@ -246,7 +246,8 @@ class Run(NamedTuple):
     total: int  #: parameters in all, those of frozen backbones too
     epochs: int
     seconds: float  #: of the processor, for training and prediction, when it took place
-    best: tuple[int, ...] = ()  #: epochs that led to the weights which were kept, a number a model
+    best: tuple[int, ...] = ()  #: epochs up to the least validation loss, by model; what a refit takes over
+    code: str = ""  #: digest of the code that trained it
 
 
 def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:
@@ -395,7 +396,7 @@ def run(
         A file in ``folder`` is of other data or of other settings than what is asked for.
     """
     rows = rows or select()
-    base = {
+    base: dict[str, Any] = {
         "data": cohort.digest,
         "inputs": _inputs_digest(inputs),
         "config": {key: value for key, value in asdict(config).items() if key != "seed"},
@@ -409,7 +410,7 @@ def run(
         done = cache.cached("ablation", _key(base, row, seed, epochs_of is not None), train)
         n_trained, n_total, n_epochs = (int(value) for value in done.pop("sizes"))
         best = tuple(int(value) for value in done.pop("best"))
-        return Run(done, n_trained, n_total, n_epochs, done.pop("seconds").item(), best)
+        return Run(done, n_trained, n_total, n_epochs, done.pop("seconds").item(), best, base["code"])
 
     def epochs_of(row: Row) -> Sequence[int]:
         return trained(row, seeds[0], None).best
@@ -488,7 +489,8 @@ def _keep(folder: Path, row: Row, seed: int, asked: Mapping[str, Any], cohort: C
         "seed": seed,
         "settings": row.settings,
         "asked": {key: asked[key] for key in _ASKED},
-        "sizes": {key: getattr(done, key) for key in ("trained", "total", "epochs", "seconds", "best")},
+        "sizes": {key: getattr(done, key) for key in ("trained", "total", "epochs", "seconds")},
+        "code": done.code,
         "provenance": results.provenance(cohort, seed),
         "test": lines,
     }
@@ -514,8 +516,7 @@ def _kept(folder: Path | None, row: Row, seed: int, asked: Mapping[str, Any], co
         values = np.squeeze(np.stack(records), 1) if len(records[0]) == 1 else np.stack(records) / 1000
         predictions[name] = np.full((len(cohort), *values.shape[1:]), np.nan, np.float32)
         predictions[name][test] = values
-    sizes = {**content["sizes"], "best": tuple(content["sizes"]["best"])}
-    return Run(predictions, **sizes)
+    return Run(predictions, **content["sizes"], code=content["code"])
 
 
 def _inputs_digest(inputs: Inputs) -> str:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from ecgmoe.fusion import ECGMoE
 from ecgmoe.moe import EXPERT_NAMES
 from ecgmoe.multitask import Output
 from ecgmoe.records import LEADS, InputError, Record, RecordError, resampled
-from ecgmoe.sources import Recording, rows_of
+from ecgmoe.sources import Recording, rows_of, standard_name
 from ecgmoe.tasks import TASKS
 
 #: Folder of the models that come with this library.
@@ -54,6 +55,8 @@ WINDOW_S = 10.0
 RATES_HZ = (25.0, 100_000.0)
 #: Windows that are answered together.
 BATCH = 32
+#: Longest run of missing samples that is bridged by a straight line, s; a longer one costs the lead its window.
+LONGEST_GAP_S = 0.05
 #: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about two in a hundred of PTB-XL.
 POOR_QUALITY = 0.2
 #: No heart reaches it, mV; what does is an artefact, or in another unit.
@@ -70,13 +73,17 @@ class ModelError(InputError):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes claims of a trained model come true, fitted on recordings that it was not trained on.
+    """What brings the claims of a trained model closer to the truth.
+
+    It is fitted to the answers of a model on recordings that its weights have not learnt from, though its epochs and
+    settings were chosen there, and is then used by a refit that has. So there is no guarantee: the card of a model
+    says what its intervals hold of recordings that neither has seen.
 
     Attributes
     ----------
     half_width : mapping of str to float
-        Of the prediction interval of each regression, in its unit: a quantile of the absolute errors (split conformal
-        prediction: Vovk et al. 2005; Lei et al., J. Am. Stat. Assoc. 113:1094, 2018).
+        Of the prediction interval of each regression, in its unit: a quantile of the absolute errors, as split
+        conformal prediction takes it (Lei et al., J. Am. Stat. Assoc. 113:1094, 2018).
     scale, shift : mapping of str to float
         Of the logits of each classification, a shift for binary tasks alone: Platt scaling (Platt 1999), of several
         classes temperature scaling (Guo et al., ICML 2017).
@@ -162,9 +169,9 @@ class Predictor:
         Parameters
         ----------
         signal : array of shape (leads, samples) or (records, leads, samples)
-            mV; NaN where a sample is missing.
+            mV; NaN where a sample is missing. Gaps of up to 50 ms are bridged, a longer one costs the lead its window.
         fs : float
-            Sampling rate in Hz.
+            Sampling rate in Hz, 25 to 100,000.
         leads : sequence of str, optional
             Names of the leads in the order of ``signal``; by default the twelve standard leads in standard order
             (``records.LEADS``). Any selection of them will do, in any order.
@@ -180,12 +187,12 @@ class Predictor:
         Raises
         ------
         RecordError
-            A recording is shorter than ten seconds, has none of the twelve leads, or has as many names as it has not
-            leads.
+            A recording is shorter than ten seconds, has none of the twelve leads, more or fewer names than leads, or a
+            rate outside of that range.
         ValueError
             An unknown task, or a sampling rate that is not positive.
         """
-        array = np.asarray(signal, np.float32)
+        array = np.asarray(signal.detach().cpu() if isinstance(signal, Tensor) else signal, np.float32)
         if array.ndim not in (2, 3):
             raise RecordError("signal", f"an array of shape {array.shape}", "give (leads, samples), or several of it")
         if not 0 < fs < float("inf"):
@@ -267,22 +274,23 @@ class Predictor:
         seconds = signal_LT.shape[1] / recording.fs
         n_windows = int((seconds + 1e-6) // WINDOW_S)
         if n_windows == 0:
-            raise RecordError(name, f"{seconds:.3g} s long, shorter than {WINDOW_S:g} s", "give a longer recording")
+            raise RecordError(name, f"{seconds:.6g} s long, shorter than {WINDOW_S:g} s", "give a longer recording")
         notes = list(recording.notes)
+        if unused := [lead for lead in recording.leads if standard_name(lead) is None]:
+            notes.append(f"not used: {', '.join(unused)}")
         if recording.fs < fs:
             notes.append(f"sampled at {recording.fs:g} Hz, the model reads {fs:g} Hz")
-        n_own = round(WINDOW_S * recording.fs)
-        absent_LW = np.stack(
-            [~np.isfinite(signal_LT[:, (at := round(w * WINDOW_S * recording.fs)) : at + n_own]).all(1)
-             for w in range(n_windows)], 1,
-        )  # fmt: skip
-        signal_LT = np.nan_to_num(signal_LT, posinf=0.0, neginf=0.0)
+        signal_LT, gap_LT = _bridged(signal_LT, round(LONGEST_GAP_S * recording.fs))
+        starts = [round(w * WINDOW_S * recording.fs) for w in range(n_windows + 1)]
+        absent_LW = np.stack([gap_LT[:, i:j].any(1) for i, j in zip(starts[:-1], starts[1:], strict=True)], 1)
         if recording.fs != fs:
-            whole = Record(signal_LT, recording.fs, LEADS, name)
-            signal_LT = resampled(whole, fs).astype(np.float32)
+            # Rates such as 333.333 Hz are brought to a ratio of small numbers; over ten seconds nothing shifts.
+            near = fs * Fraction(recording.fs / fs).limit_denominator(1000)
+            signal_LT = resampled(Record(signal_LT, float(near), LEADS, name), fs).astype(np.float32)
         n = round(WINDOW_S * fs)
         for w in range(n_windows):
-            part_LT = signal_LT[:, w * n : (w + 1) * n].copy()
+            part_LT = signal_LT[:, w * n : (w + 1) * n]
+            part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
             yield self._completed(Window(name, w * WINDOW_S, part_LT, tuple(notes), True), absent_LW[:, w])
 
     def _completed(self, window: Window, absent_L: np.ndarray) -> Window:
@@ -330,7 +338,8 @@ class Predictor:
                 own.append("no lead to answer from")
                 continue
             if (largest := float(np.abs(window.signal_LT).max())) > LARGEST_MV:
-                own.append(f"values up to {largest:.0f} mV: is the unit right?")
+                own.append(f"values up to {largest:.0f} mV, which no heart reaches: is the unit right?")
+                continue
             if not len(found):
                 own.append("no heartbeat found")
                 continue
@@ -345,7 +354,12 @@ class Predictor:
         inputs = inference.made_for(self.model, signal_BLT, peaks)
         output = inference.run(self.model, self.networks, inputs, tasks)[0] if tasks else Output({})
         columns = self._columns(output, peaks, tasks)
-        none_B = np.array([not window.usable or not len(found) for window, found in zip(windows, peaks, strict=True)])
+        none_B = np.array(
+            [
+                not window.usable or not len(found) or np.abs(window.signal_LT).max() > LARGEST_MV
+                for window, found in zip(windows, peaks, strict=True)
+            ]
+        )
         for values in columns.values():
             values[none_B] = None if values.dtype == object else np.nan
         return Answered(_table(windows, columns, warnings), tuple(windows), peaks, output, tuple(tasks), self.model)
@@ -436,6 +450,25 @@ def _table(
     return pd.DataFrame({**empty, **own, **columns}, index=range(len(windows)), columns=list(COLUMNS))
 
 
+def _bridged(signal_LT: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate what is missing, and say which samples lie in gaps that are longer than ``longest`` samples."""
+    missing_LT = ~np.isfinite(signal_LT)
+    if not missing_LT.any():
+        return signal_LT, missing_LT
+    signal_LT, gap_LT = signal_LT.copy(), missing_LT.copy()
+    at_T = np.arange(signal_LT.shape[1])
+    for trace_T, missing_T, gap_T in zip(signal_LT, missing_LT, gap_LT, strict=True):
+        if missing_T.all():
+            trace_T[:] = 0.0
+        elif missing_T.any():
+            trace_T[missing_T] = np.interp(at_T[missing_T], at_T[~missing_T], trace_T[~missing_T])
+            edges = np.flatnonzero(np.diff(missing_T, prepend=False, append=False))
+            for start, end in zip(edges[::2], edges[1::2], strict=True):
+                if end - start <= longest:
+                    gap_T[start:end] = False
+    return signal_LT, gap_LT
+
+
 def guess(covariance_LL: np.ndarray, there_L: np.ndarray) -> np.ndarray:
     """Matrix that makes the leads which are not there of those that are, with the least squared error on average.
 
@@ -474,7 +507,12 @@ def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
         shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
         known = f"shipped are {', '.join(shipped)}" if shipped else "shipped models lie in data/models of the checkout"
         raise ModelError(f"there is no model {name}; {known}, or give the folder that `train` left: FOLDER/model")
-    card = json.loads((folder / "card.json").read_text("utf-8")) if (folder / "card.json").is_file() else {}
+    try:
+        card = json.loads((folder / "card.json").read_text("utf-8")) if (folder / "card.json").is_file() else {}
+        calibration = Calibration(**card["calibration"]) if "calibration" in card else None
+        covariance = np.array(card["lead_covariance"], float) if "lead_covariance" in card else None
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{folder}: card.json cannot be read ({error}); take the folder again") from None
     _check(folder / "model.safetensors", card.get("sha256"), "take the folder from the repository again")
     for backbone, digest in card.get("backbones", {}).items():
         path = SHIPPED_BACKBONES / f"{backbone}.safetensors"
@@ -483,11 +521,10 @@ def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
         with redirect_stdout(io.StringIO()):  # the hub's library prints where weights come from
             model = ECGMoE.from_pretrained(folder)
     except Exception as error:  # of a damaged file, anything
-        raise ModelError(f"{folder}: the model cannot be read ({error}); take its folder again") from None
+        cure = "take its folder again; a model of another version of this library has to be trained anew"
+        raise ModelError(f"{folder}: the model cannot be read ({error}); {cure}") from None
     frozen = [one for one in model.config.d_features if one not in model.networks]
     networks = {one: backbones.build(one, model.config.preset) for one in frozen}
-    calibration = Calibration(**card["calibration"]) if "calibration" in card else None
-    covariance = np.array(card["lead_covariance"]) if "lead_covariance" in card else None
     return Predictor(model, networks, card, calibration, covariance)
 
 
@@ -497,6 +534,11 @@ def _check(path: Path, digest: str | None, cure: str) -> None:
         raise ModelError(f"{path}: there is no such file; {cure}")
     if digest is not None and sha256(path) != digest:
         raise ModelError(f"{path}: its SHA-256 is not the one of the card; {cure}")
+
+
+def answered(table: pd.DataFrame) -> int:
+    """Count the rows that have any answer."""
+    return int(table[list(_ANSWERS)].notna().any(axis=1).sum())
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

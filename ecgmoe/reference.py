@@ -136,7 +136,7 @@ def measure(
         "sizes": ablation.sizes(runs),
         "records": {part: int((cohort.split == part).sum()) for part in ("train", "validation", "test")},
         "refit": refit,
-        "code": ablation.code(),
+        "code": " ".join(sorted({one.code for seeds_of_row in runs.values() for one in seeds_of_row})),
         **more,
     }
 

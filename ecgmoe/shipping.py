@@ -118,10 +118,11 @@ def answers(
             (len(cohort), len(TASKS[name].classes)) if TASKS[name].kind == "multiclass" else len(cohort), np.nan
         )
         for name in predictor.tasks
+        if name in cohort.tasks
     }
     recordings = (Recording(str(i), cohort.signal[i, at], cohort.fs, tuple(leads)) for i in rows)
     done = 0
-    for found in predictor.stream(recordings):
+    for found in predictor.stream(recordings, tuple(out)):
         if isinstance(found, RecordError):
             raise found
         here = rows[done : done + len(found.windows)]
@@ -176,7 +177,7 @@ def _coverage(
     groups = {"all": np.full(len(cohort), True)}
     for by, (names, group) in groupings(cohort).items():
         groups |= {f"{by} {name}": group == name for name in names}
-    for name, half in half_width.items():
+    for name, half in ((name, half) for name, half in half_width.items() if name in run):
         inside = np.abs(run[name] - cohort.targets()[name]) <= half
         for words, group in groups.items():
             here = (group & np.isfinite(cohort.targets()[name]))[part.rows]

@@ -1,5 +1,6 @@
 """Recordings as users have them: WFDB records, folders of them, CSV and npy files, with whatever leads they hold."""
 
+import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,8 +82,12 @@ def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | 
     Yields
     ------
     Recording or RecordError
+        Named after its file, or by its path where another had that name before.
     """
-    for name, path in named(paths):
+    seen: set[str] = set()
+    for short, path in named(paths):
+        name = short if short not in seen else str(path)
+        seen.add(name)
         try:
             match path.suffix.lower():
                 case ".csv":
@@ -101,25 +106,32 @@ def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | 
 def named(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """Name and path of every recording that paths stand for; a folder without records stands for itself."""
     for path in paths:
-        if not path.is_dir():
-            yield path.with_suffix("").name if path.suffix in (".hea", ".dat") else path.name, path
+        if not path.is_dir() or path.with_name(f"{path.name}.hea").is_file():
+            header = path.with_name(f"{path.name}.hea") if path.is_dir() else path
+            yield path.with_suffix("").name if path.suffix in (".hea", ".dat") else path.name, header
             continue
         found = False
         for record in _in_folder(path):
             found = True
-            yield record, path / record
+            yield record, path / f"{record}.hea"
         if not found:
             yield str(path), path
 
 
-def _in_folder(folder: Path) -> Iterator[str]:
-    """Records of a folder, relative to it, in order."""
+def _in_folder(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Records of a folder, relative to it, in order; folders that ``RECORDS`` lists are looked into."""
     listing = folder / "RECORDS"
-    if listing.is_file():
-        lines = (line.strip() for line in listing.read_text("utf-8", "replace").splitlines())
-        yield from (line for line in lines if line and safe_name(line) and not (folder / line).is_dir())
+    if not listing.is_file():
+        yield from (
+            prefix + path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.hea"))
+        )
         return
-    yield from (path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.hea")))
+    for line in map(str.strip, listing.read_text("utf-8", "replace").splitlines()):
+        inner = folder / line
+        if line and safe_name(line) and inner.is_dir() and not inner.with_name(f"{inner.name}.hea").is_file():
+            yield from _in_folder(inner, f"{prefix}{line.rstrip('/')}/")
+        elif line:
+            yield prefix + line.removesuffix(".hea")
 
 
 def _rate(name: str, files: Files) -> float:
@@ -128,43 +140,65 @@ def _rate(name: str, files: Files) -> float:
     return float(files.fs)
 
 
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
 def _from_csv(name: str, path: Path, files: Files) -> Recording:
+    """Read a table: commas, or semicolons with decimal commas; every cell a number or empty."""
     fs = _rate(name, files)
     try:
-        table = pd.read_csv(path, header=None if files.leads and not _has_header(path) else "infer")
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            first = stream.readline()
+        separator = ";" if first.count(";") > first.count(",") else ","
+        head = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
+        cells = [cell.replace(",", ".") if separator == ";" else cell for cell in head]
+        has_header = not files.leads or not all(map(_is_number, cells))
+        columns = list(files.leads) or head
+        if files.leads and len(files.leads) != len(head):
+            reason = f"{len(head)} columns for {len(files.leads)} lead names"
+            raise RecordError(name, reason, "name every column, in order")
+        known = [standard_name(column) for column in columns]
+        kept = [i for i, lead in enumerate(known) if lead]
+        if not kept:
+            reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
+            raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
+        table = pd.read_csv(
+            path, sep=separator, header=None, skiprows=int(has_header), usecols=kept, dtype=str, encoding="utf-8-sig",
+            encoding_errors="replace", keep_default_na=False,
+        )[kept]  # fmt: skip
+    except RecordError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"it is no CSV table ({error})"
         raise RecordError(name, reason, "check path and file") from None
-    columns = [str(column) for column in table.columns]
-    if files.leads:
-        if len(files.leads) != len(columns):
-            reason = f"{len(columns)} columns for {len(files.leads)} lead names"
-            raise RecordError(name, reason, "name every column, in order")
-        columns = list(files.leads)
-    kept = [i for i, column in enumerate(columns) if standard_name(column)]
-    if not kept:
-        reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
-        raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
-    values = table.iloc[:, kept].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64).T
-    signal = (values / PER_MV[files.unit.lower()]).astype(np.float32)
+    if separator == ";":
+        table = table.apply(lambda column: column.str.replace(",", "."))
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    unread = numbers.isna() & ~table.apply(lambda column: column.str.strip().str.lower()).isin(["", "nan", "na"])
+    if unread.any(axis=None):
+        row, column = (int(index[0]) for index in np.nonzero(unread.to_numpy()))
+        reason = f"line {row + 1 + has_header}, lead {known[kept[column]]}: {table.iloc[row, column]!r} is no number"
+        raise RecordError(name, reason, "mend the file; a missing sample is an empty cell")
+    signal = (numbers.to_numpy(np.float64).T / PER_MV[files.unit.lower()]).astype(np.float32)
     return Recording(name, signal, fs, tuple(columns[i] for i in kept))
-
-
-def _has_header(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        cells = stream.readline().strip().split(",")
-    return any(pd.isna(pd.to_numeric(cell, errors="coerce")) for cell in cells if cell)
 
 
 def _from_npy(name: str, path: Path, files: Files) -> Iterator[Recording]:
     fs = _rate(name, files)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it is no npy file of numbers"
         raise RecordError(name, reason, "check path and file") from None
+    if not isinstance(array, np.ndarray):
+        raise RecordError(name, "it holds several arrays", "save one array, by numpy.save")
     leads = files.leads or LEADS
-    if array.ndim not in (2, 3) or array.shape[-2] != len(leads) or array.dtype.kind not in "fiu":
+    if array.ndim not in (2, 3) or array.shape[-2] != len(leads) or array.dtype.kind not in "fiu" or not array.size:
         reason = f"an array of {array.dtype} of shape {array.shape} for {len(leads)} leads"
         raise RecordError(name, reason, "save numbers as (leads, samples) or (records, leads, samples); name the leads")
     for i, record in enumerate(array if array.ndim == 3 else array[None]):

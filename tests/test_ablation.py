@@ -330,7 +330,8 @@ def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(co
     again = run(cohort, inputs, names, **options)
     for name, runs in found.items():
         for done, kept in zip(runs, again[name], strict=True):
-            assert done._replace(predictions={}) == kept._replace(predictions={})
+            assert done._replace(predictions={}, best=()) == kept._replace(predictions={})
+            assert kept.code == done.code and kept.code != ablation.code(), "of the code that trained it"
             for task, values in done.predictions.items():
                 step = {"rr": 0.005, "age": 0.005, "rhythm": 0.0005}.get(task, 0.00005)
                 np.testing.assert_allclose(kept.predictions[task][test], values[test], atol=1.01 * step, rtol=1e-6)

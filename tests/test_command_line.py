@@ -127,6 +127,11 @@ def records(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def flat(records: Path) -> None:
+    write_record(records / "flat", np.zeros((12, 2500)), 250.0)
+
+
 def test_predictions_go_to_standard_output_and_all_else_to_standard_error(model: Path, records: Path) -> None:
     done = invoke("predict", records, "--model", model)
     assert done.exit_code == 0
@@ -157,6 +162,7 @@ def test_only_the_tasks_that_are_asked_for_have_cells(model: Path, records: Path
     assert "not trained on potassium" in done.stderr
 
 
+@pytest.mark.usefixtures("flat")
 def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -> None:
     """0: something was predicted; 1: nothing; 2: wrong usage."""
     for code, words in (
@@ -168,6 +174,9 @@ def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -
         (2, (records / "a", "--tasks", ",")),
         (2, (records / "a", "--leads", "I,V9")),
         (2, (records / "a", "--fs", "-1")),
+        (2, (records / "a", "--fs", "inf")),
+        (1, (records / "flat",)),
+        (1, (records / "a", "--tasks", "potassium")),
     ):
         assert invoke("predict", *words, "--model", model).exit_code == code, words
     done = invoke("predict", records / "a", "--model", "no-such-model")

@@ -160,12 +160,41 @@ def test_the_guess_is_the_linear_one_with_the_least_squared_error():
 def test_a_lead_with_missing_samples_or_without_a_signal_is_as_one_that_is_not_there(predictor, cohort):
     signal = einthoven(cohort.signal[0])
     damaged = signal.copy()
-    damaged[2, 100] = np.nan
+    damaged[2, 100:110] = np.nan
     damaged[4] = 0.3
     table = predictor.predict(damaged, cohort.fs)
     assert "missing: III; flat: aVL; computed from other limb leads: III, aVL" in table["warnings"][0]
     whole = predictor.predict(signal, cohort.fs)
     np.testing.assert_allclose(table["age_years"], whole["age_years"], rtol=1e-3)
+
+
+def test_a_short_gap_is_bridged_and_a_long_one_harms_no_other_window(predictor):
+    signal, _ = ecg([0.8] * 60, 500.0, seconds=30.0)
+    whole = predictor.predict(signal[0], 500.0)
+    holes = signal[0].copy()
+    holes[:, 4060:4080] = np.nan  # between T and the next P
+    bridged = predictor.predict(holes, 500.0)
+    np.testing.assert_allclose(bridged["rr_ms"], whole["rr_ms"], atol=0.1)
+    np.testing.assert_allclose(bridged["age_years"], whole["age_years"], atol=2)
+    assert (bridged["warnings"] == whole["warnings"]).all()
+    holes[:] = signal[0] + 5
+    holes[:, 5000:10000] = np.nan
+    first, second, third = predictor.windows(Recording("a", holes, 500.0, LEADS))
+    reference = list(predictor.windows(Recording("a", signal[0] + 5, 500.0, LEADS)))
+    assert first.usable and third.usable and not second.usable
+    assert np.abs(first.signal_LT - reference[0].signal_LT)[:, :-20].max() < 0.01
+
+
+@pytest.mark.parametrize("fs", [333.333, 499.99987, 256.41])
+def test_rates_without_a_neat_ratio_are_read(predictor, fs):
+    signal, _ = ecg([0.8] * 30, fs, seconds=21.0)
+    table = predictor.predict(signal[0], fs)
+    assert len(table) == 2 and table["rr_ms"].to_numpy() == pytest.approx(800, abs=6)
+
+
+def test_leads_that_are_not_used_are_said(predictor, cohort):
+    said = predictor.predict(cohort.signal[0, :2], cohort.fs, ["MLII", "V5"])["warnings"][0]
+    assert said.startswith("not used: MLII") and "missing: I, II" in said
 
 
 def test_what_has_no_heartbeat_is_not_answered_and_costs_no_other_record(predictor, cohort):
@@ -176,7 +205,8 @@ def test_what_has_no_heartbeat_is_not_answered_and_costs_no_other_record(predict
     table = predictor.predict(signal, cohort.fs)
     answers = [column for column in COLUMNS[2:12] if column != "warnings"]
     assert table.loc[[0], answers].notna().all(None)
-    assert table.loc[[1, 2], answers].isna().all(None)
+    assert table.loc[[1, 2, 3], answers].isna().all(None)
+    assert prediction.answered(table) == 1
     assert table["warnings"][1].endswith("no lead to answer from") and "missing: I" in table["warnings"][2]
     assert "is the unit right?" in table["warnings"][3]
 
@@ -198,6 +228,7 @@ def test_a_disturbed_lead_is_said_to_be_poor(predictor, cohort):
 def test_what_cannot_be_used_is_refused(predictor, cohort):
     for signal, fs, leads, reason in (
         (cohort.signal[0, :, :900], 100, None, "9 s long, shorter than 10 s"),
+        (cohort.signal[0, :, :999], 100, None, "9.99 s long"),
         (cohort.signal[0, :2], 100, ("X", "Y"), "none of its leads"),
         (cohort.signal[0, 0], 100, None, "shape"),
         (cohort.signal[0], 1e-9, None, "rates from 25 to"),
@@ -266,6 +297,9 @@ def test_files_that_are_not_those_of_the_card_are_refused(shipped):
     data = (shipped / "model.safetensors").read_bytes()
     (shipped / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ModelError, match="SHA-256"):
+        prediction.load("toy")
+    (shipped / "card.json").write_text("{")
+    with pytest.raises(ModelError, match="card.json cannot be read"):
         prediction.load("toy")
     (shipped / "card.json").unlink()
     (shipped / "model.safetensors").write_bytes(b"nothing")

@@ -54,8 +54,27 @@ def test_a_folder_gives_its_records_in_order_and_what_is_damaged_as_an_error(tmp
 def test_records_are_those_that_a_folder_lists(tmp_path, signal):
     for name in ("a", "b"):
         write_record(tmp_path / name, signal, 100)
-    (tmp_path / "RECORDS").write_text("b\n../elsewhere\n\n")
-    assert [item.name for item in read(tmp_path)] == ["b"]
+    (tmp_path / "inner").mkdir()
+    write_record(tmp_path / "inner" / "c", signal, 100)
+    (tmp_path / "RECORDS").write_text("b\ninner/\nabsent\n\n")
+    *found, absent = read(tmp_path)
+    assert [item.name for item in found] == ["b", "inner/c"]
+    assert isinstance(absent, RecordError) and absent.record == "absent", "what is listed and not there is said"
+
+
+def test_a_record_beside_a_folder_of_its_name_is_the_record(tmp_path, signal):
+    write_record(tmp_path / "a", signal, 100)
+    (tmp_path / "a").mkdir()
+    assert one(tmp_path / "a").name == "a"
+    assert {item.name for item in read(tmp_path)} == {"a"}
+
+
+def test_a_name_that_was_there_before_is_given_with_its_path(tmp_path, signal):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        write_record(tmp_path / folder / "a", signal, 100)
+    first, second = read(tmp_path / "x", tmp_path / "y")
+    assert first.name == "a" and second.name == str(tmp_path / "y" / "a.hea")
 
 
 def test_an_empty_folder_and_a_missing_file_are_errors_and_reading_goes_on(tmp_path, signal):
@@ -95,9 +114,26 @@ def test_a_table_without_a_header_takes_the_given_names(tmp_path, signal):
     assert "no column is one of the twelve" in error(tmp_path / "a.csv", fs=100).reason
 
 
+def test_tables_of_any_dialect_are_read_and_damaged_ones_refused(tmp_path, signal):
+    path = tmp_path / "a.csv"
+    lines = [f"{a:.3f},{b:.3f}," for a, b in signal[:2].T]
+    path.write_text("I,II\n" + "\n".join(lines))
+    np.testing.assert_allclose(one(path, fs=100).signal, signal[:2], atol=6e-4, err_msg="a comma at the end of lines")
+    path.write_text("I;II\n" + "\n".join(line[:-1].replace(",", ";").replace(".", ",") for line in lines))
+    np.testing.assert_allclose(one(path, fs=100).signal, signal[:2], atol=6e-4, err_msg="decimal commas")
+    path.write_text("\ufeff" + "\n".join(["nan,0.5", *(line[:-1] for line in lines)]), "utf-8")
+    found = one(path, fs=100, leads=("I", "II"))
+    assert found.signal.shape == (2, 1001) and np.isnan(found.signal[0, 0]), "the first line is no header"
+    path.write_text("I,II\n0.1,0.2\n0.3,x\n")
+    assert "line 3, lead II: 'x' is no number" in error(path, fs=100).reason
+    path.write_text("I,II,II\n0.1,0.2,0.3\n")
+    with pytest.raises(RecordError, match="more than once"):
+        sources.rows_of(one(path, fs=100).signal, one(path, fs=100).leads)
+
+
 def test_what_no_table_says_is_asked_for(tmp_path):
     (tmp_path / "a.csv").write_text("")
-    assert "no CSV table" in error(tmp_path / "a.csv", fs=100).reason
+    assert "no column" in error(tmp_path / "a.csv", fs=100).reason
     assert "sampling rate" in error(tmp_path / "a.csv").reason
     assert "no such file" in error(tmp_path / "b.csv", fs=100).reason
 
@@ -118,7 +154,11 @@ def test_an_array_file_of_anything_else_is_refused(tmp_path):
     np.save(tmp_path / "text.npy", np.array(["a"] * 12))
     np.save(tmp_path / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "none.npy").write_bytes(b"nothing")
-    for name in ("text", "object", "none"):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "zero.npy", np.zeros((0, 12, 1000)))
+    np.savez(tmp_path / "several.npz", np.zeros(3))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    for name in ("text", "object", "none", "empty", "zero", "several"):
         error(tmp_path / f"{name}.npy", fs=100)
     assert "no such file" in error(tmp_path / "absent.npy", fs=100).reason
 
