@@ -293,7 +293,7 @@ LIMITS = (
     "Ages above 89 are published as one value and were left out: predictions for the oldest are too low.",
     "Rhythm has the 15 classes of the paper, three of which do not occur in PTB-XL and are never predicted; what is no "
     "class is called other.",
-    "Prediction intervals hold 95 % of recordings like those of PTB-XL, as a whole: of some groups of patients fewer.",
+    "Prediction intervals were chosen to hold 95 % of the labels; the card says what they hold, less in some groups.",
     "Sex is that of the hospital's register.",
 )
 

@@ -66,3 +66,16 @@ def one_thread() -> Iterator[None]:
 
     with efficiency.one_thread():
         yield
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers RR interval, age, sex and rhythm without backbones, in a folder."""
+    import torch
+
+    from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    ECGMoE(ECGMoEConfig({}, tasks=("rr", "age", "sex", "rhythm"))).save_pretrained(folder)
+    return folder

@@ -4,18 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from ecgmoe import bench_predict
-from ecgmoe.fusion import ECGMoE, ECGMoEConfig
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    ECGMoE(ECGMoEConfig({}, tasks=("rr", "age", "sex", "rhythm"))).save_pretrained(folder)
-    return folder
 
 
 def test_figures_follow_from_the_costs(model, tmp_path, monkeypatch):

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner, Result
 from synthetic import ecg
 
 from ecgmoe import __main__ as command_line
 from ecgmoe import bench, datasets, prediction, training
 from ecgmoe.datasets import simulated
-from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.records import LEADS, write_record
 
 
@@ -106,15 +104,6 @@ def test_bench_data_prints_what_was_measured(monkeypatch: pytest.MonkeyPatch, tm
     done = invoke("bench", "data", "--annotated", tmp_path, "--records", 7)
     assert done.output == "measured 42\n"
     assert asked == {"annotated_root": tmp_path, "ptbxl_root": None, "max_records": 7}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that answers RR interval, age, sex and rhythm without backbones, in a folder."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    ECGMoE(ECGMoEConfig({}, tasks=("rr", "age", "sex", "rhythm"))).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
