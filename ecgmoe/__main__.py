@@ -168,14 +168,14 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     on where it was. The result is reference_<data set>.json. On real recordings, epochs are chosen on fold 8 and models
     learn from folds 1-8; each row and seed is kept as soon as it is done, in reference_<data set>/.
     """
-    from ecgmoe import ablation
+    from ecgmoe import configurations
     from ecgmoe import reference as _reference
 
     if only_list:
         click.echo("\n".join(_reference.listing()))
         return
     try:
-        ablation.select(options["rows"])
+        configurations.select(options["rows"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with _input_errors():

@@ -18,6 +18,7 @@ from ecgmoe import (
     attribution,
     backbones,
     baselines,
+    configurations,
     datasets,
     evaluation,
     features,
@@ -83,7 +84,7 @@ def limit(cohort: Cohort, train_records: int, seed: int = 0) -> Cohort:
 
 def measure(
     cohort: Cohort,
-    rows: Sequence[ablation.Row] = (),
+    rows: Sequence[configurations.Row] = (),
     seeds: int = 3,
     config: FitConfig = FitConfig(),
     preset: str = "compact",
@@ -118,14 +119,14 @@ def measure(
     runs = ablation.run(
         cohort, inputs, rows, range(seeds), config, preset, refit=refit, folder=folder, only_kept=only_kept
     )
-    if ablation.FULL not in runs:
-        raise InputError(f"{ablation.FULL} is not among the rows that are done; train it first")
+    if configurations.FULL not in runs:
+        raise InputError(f"{configurations.FULL} is not among the rows that are done; train it first")
     floors = baselines.floors(cohort, refit=refit)
     found: dict[str, evaluation.Run] = {**ablation.predictions(runs), **floors}
     comparisons = ablation.compare(found, cohort)
     more: dict[str, Any] = {}
     together = ablation.averaged(runs) if refit else {}
-    if ablation.FULL in together and len(together) > 1:
+    if configurations.FULL in together and len(together) > 1:
         more["averaged_scores"] = evaluation.score_table(together, cohort, headline=False)
         more["averaged_comparisons"] = ablation.compare(together, cohort)
     if "cause" in cohort.table:
@@ -186,7 +187,7 @@ def make(
     preset : str
         Of the backbones.
     rows, costly
-        As for :func:`ecgmoe.ablation.select`.
+        As for :func:`ecgmoe.configurations.select`.
     seeds : int
     epochs : int, optional
         Most epochs of a training; by default those of :func:`recipe`.
@@ -204,11 +205,11 @@ def make(
     cohort = limit(cohort_of(data, patients, preset), train_records)
     made_up = data == "simulated"
     name = "reference_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
-    name += "" if preset.startswith("compact") else f"_{preset.replace('-', '_')}"
+    name += "" if preset == "compact" else f"_{preset.replace('-', '_')}"
     folder = folder or results.run_dir()
     config = replace(recipe(data), epochs=epochs or recipe(data).epochs)
     kept: dict[str, Any] = {} if made_up else {"refit": True, "folder": folder / name, "only_kept": only_kept}
-    metrics = measure(cohort, ablation.select(rows, costly), seeds, config, preset, **kept)
+    metrics = measure(cohort, configurations.select(rows, costly), seeds, config, preset, **kept)
     options = {
         "data": data if made_up else "DATA_ROOT",
         "patients": patients if made_up else None,
@@ -294,7 +295,7 @@ def runs() -> pd.DataFrame:
         if found is not None:
             origin = found["provenance"]
             state = f"made {origin['time'][:10]} at commit `{origin['commit'][:7]}`, {origin['device']}"
-            if found["metrics"].get("code") != ablation.code():
+            if found["metrics"].get("code") != configurations.code():
                 state += "; the model or its training has changed since"
         rows.append({"Run": about, "State": state, "Command": f"`{command({**options, 'folder': 'data/reference'})}`"})
     return pd.DataFrame(rows)
@@ -395,7 +396,7 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
 def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     """What the run on real recordings found of ECG-MoE and one rival, in words, with figures of the run."""
     scores, pairs = metrics["scores"], ablation.levelled(metrics["comparisons"])
-    sizes = metrics["sizes"].set_index("row")["seeds"]
+    sizes, full = metrics["sizes"].set_index("row")["seeds"], configurations.FULL
 
     def figures(model: str) -> str:
         own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
@@ -410,8 +411,8 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         for side in ("model", "baseline")
     }
     return (
-        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings, {sizes[ablation.FULL]} seeds) "
-        f"ECG-MoE reaches {figures(ablation.FULL)}; a plain {rival} ({sizes[rival]} seeds) {figures(rival)}. "
+        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings, {sizes[full]} seeds) "
+        f"{full} reaches {figures(full)}; a plain {rival} ({sizes[rival]} seeds) {figures(rival)}. "
         f"Clearly better: {words(sides['model'])}; clearly worse: {words(sides['baseline'])}"
     )
 
@@ -454,7 +455,7 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
         said = [f"{row} ({words(titles[str(task)] for task in part)})" for row, part in on.items() if len(part)]
         return "; ".join(said) or "none"
 
-    by_group = ablation.groups()
+    by_group = configurations.groups()
     alone, tuned = by_group["single backbones"], by_group["tuned backbones"]
     found: dict[str, str | int] = {
         "compared": len(comparisons),
@@ -482,9 +483,9 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
 
 def listing() -> Iterator[str]:
     """Lines that name the groups and rows of the table, and what each row changes."""
-    for group, names in ablation.groups().items():
+    for group, names in configurations.groups().items():
         yield group
-        for row in (row for row in ablation.TABLE if row.name in names):
+        for row in (row for row in configurations.TABLE if row.name in names):
             yield f"  {row.name}: {row.about}{' (takes long)' * row.costly}"
 
 

@@ -122,8 +122,10 @@ def _in_folder(folder: Path, prefix: str = "") -> Iterator[str]:
     """Records of a folder, relative to it, in order; folders that ``RECORDS`` lists are looked into."""
     listing = folder / "RECORDS"
     if not listing.is_file():
+        headers = sorted(folder.rglob("*.hea"))
+        parts = {part for header in headers for part in _parts(header)}
         yield from (
-            prefix + path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.hea"))
+            prefix + path.relative_to(folder).with_suffix("").as_posix() for path in headers if path not in parts
         )
         return
     for line in map(str.strip, listing.read_text("utf-8", "replace").splitlines()):
@@ -132,6 +134,17 @@ def _in_folder(folder: Path, prefix: str = "") -> Iterator[str]:
             yield from _in_folder(inner, f"{prefix}{line.rstrip('/')}/")
         elif line:
             yield prefix + line.removesuffix(".hea")
+
+
+def _parts(header: Path) -> list[Path]:
+    """Headers of the parts of a recording of several; they are no recordings of their own."""
+    try:
+        lines = [line for line in header.read_text("utf-8", "replace").splitlines() if line and line[0] != "#"]
+    except OSError:
+        return []  # said when it is read
+    if not lines or "/" not in lines[0].split()[0]:
+        return []
+    return [header.with_name(f"{line.split()[0]}.hea") for line in lines[1:]]
 
 
 def _rate(name: str, files: Files) -> float:

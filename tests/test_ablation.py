@@ -11,12 +11,12 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, backbones, cache, features, fusion, reliability, training
+from ecgmoe import ablation, backbones, cache, configurations, features, fusion, reliability, training
 from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
 CONFIG = FitConfig(epochs=1, batch_size=16)
-ROWS = {row.name: row for row in ablation.TABLE}
+ROWS = {row.name: row for row in configurations.TABLE}
 PRESET = "compact-random"
 
 
@@ -69,14 +69,14 @@ def test_every_row_that_trains_backbones_trains_them(cohort, inputs, name):
     small = replace(cohort, table=cohort.table.iloc[few], signal=cohort.signal[few])
     (done,) = run(small, inputs.take(torch.from_numpy(few)), [name], config=replace(CONFIG, batch_size=8))[name]
     check(done, small, ROWS[name])
-    sizes = ablation.backbone_sizes(PRESET)
+    sizes = configurations.backbone_sizes(PRESET)
     tuned = sum(sizes[backbone] for backbone in ROWS[name].backbones)
     assert done.total >= tuned
     assert (done.trained > 0.9 * tuned) == (ROWS[name].shape.get("lora", "full") == "full")
 
 
 def test_rows_that_train_backbones_go_on_from_one_that_does_not(cohort, inputs, monkeypatch):
-    for row in ablation.TABLE:
+    for row in configurations.TABLE:
         in_loop = row.shape.get("lora", "none") in fusion.IN_LOOP
         assert bool(row.after) == in_loop, row.name
         if in_loop:
@@ -96,7 +96,7 @@ def test_rows_that_train_backbones_go_on_from_one_that_does_not(cohort, inputs, 
     small = replace(cohort, table=cohort.table.iloc[few], signal=cohort.signal[few])
     config = replace(CONFIG, batch_size=8, lr=1e-3)
     row = replace(ROWS["DLinear: full"], fit={"lr": 1e-9, "lr_backbones": 1e-9})
-    ablation.fit_row(row, small, inputs.take(torch.from_numpy(few)), config, PRESET)
+    configurations.fit_row(row, small, inputs.take(torch.from_numpy(few)), config, PRESET)
     (nothing, head), (start, tuned) = found
     assert nothing is None and start is head.model and not head.model.networks and tuned.model.networks
     for name, weight in head.model.named_parameters():
@@ -104,24 +104,26 @@ def test_rows_that_train_backbones_go_on_from_one_that_does_not(cohort, inputs, 
 
 
 def test_no_two_rows_are_the_same_and_names_can_be_told_apart():
-    assert len({repr(row.settings) for row in ablation.TABLE}) == len(ablation.TABLE)
-    named = [word.lower() for row in ablation.TABLE for word in (row.name,)]
+    assert len({repr(row.settings) for row in configurations.TABLE}) == len(configurations.TABLE)
+    named = [word.lower() for row in configurations.TABLE for word in (row.name,)]
     assert len(set(named)) == len(named)
-    assert not {group.lower() for group in ablation.groups()} & set(named) - {ablation.FULL.lower()}
-    assert all(row.about for row in ablation.TABLE) and not any("," in name for name in named)
-    assert sorted(name for names in ablation.groups().values() for name in names) == sorted(ROWS)
+    assert not {group.lower() for group in configurations.groups()} & set(named) - {configurations.FULL.lower()}
+    assert all(row.about for row in configurations.TABLE) and not any("," in name for name in named)
+    assert sorted(name for names in configurations.groups().values() for name in names) == sorted(ROWS)
 
 
 def test_rows_are_taken_by_name_or_group():
-    everything = ablation.select()
-    assert [row for row in ablation.TABLE if not row.costly] == everything and everything[0].name == ablation.FULL
-    assert ablation.select(costly=True) == list(ablation.TABLE)
-    some = ablation.select(["table 3", "Without Backbones "])
+    everything = configurations.select()
+    assert [row for row in configurations.TABLE if not row.costly] == everything and everything[
+        0
+    ].name == configurations.FULL
+    assert configurations.select(costly=True) == list(configurations.TABLE)
+    some = configurations.select(["table 3", "Without Backbones "])
     assert [row.name for row in some] == [
         "ECG-MoE", "MoE", "Time MoE", "Self-Attn", "Cross-Attn", "without backbones"
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no row or group lstm; groups are ECG-MoE, Table 3"):
-        ablation.select(["MoE", "LSTM"])
+        configurations.select(["MoE", "LSTM"])
 
 
 def test_sizes_are_those_of_the_networks(cohort, inputs):
@@ -136,7 +138,7 @@ def test_sizes_are_those_of_the_networks(cohort, inputs):
     ]  # fmt: skip
     assert table.loc["without backbones", "total"] == table.loc["without backbones", "trained"] < fewer
     assert table.loc["LoRA in the fusion", "trained"] < own < table.loc["LoRA in the fusion", "total"]
-    once = {row.name: row.once for row in ablation.TABLE}
+    once = {row.name: row.once for row in configurations.TABLE}
     assert table["seeds"].tolist() == [1 if once[name] else 2 for name in table.index]
     assert (table["epochs"] == 1).all() and (table["seconds"] > 0).all()
 
@@ -160,7 +162,7 @@ def test_one_model_a_task_answers_each_task_as_that_model_does(cohort, inputs):
 
 def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, monkeypatch):
     calls = []
-    fit_row = ablation.fit_row
+    fit_row = configurations.fit_row
 
     def counting(row, cohort, inputs, config, preset, epochs_of):
         calls.append((row.name, config.seed))
@@ -168,8 +170,8 @@ def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, mon
             raise KeyboardInterrupt
         return fit_row(row, cohort, inputs, config, preset, epochs_of)
 
-    monkeypatch.setattr(ablation, "fit_row", counting)
-    monkeypatch.setattr(ablation, "getsource", lambda _: "of this test alone")
+    monkeypatch.setattr(configurations, "fit_row", counting)
+    monkeypatch.setattr(configurations, "getsource", lambda _: "of this test alone")
     names, seeds = ["ECG-MoE", "MoE", "fusion by sum"], (5, 6)
     with pytest.raises(KeyboardInterrupt):
         run(cohort, inputs, names, seeds=seeds)
@@ -191,7 +193,7 @@ def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, mon
         before = len(calls)
         run(**{"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], "seeds": (5,)} | changed)
         assert len(calls) == before + 1, changed
-    monkeypatch.setattr(ablation, "getsource", lambda _: "another code")
+    monkeypatch.setattr(configurations, "getsource", lambda _: "another code")
     before = len(calls)
     run(cohort, inputs, ["ECG-MoE"], seeds=(5,))
     assert len(calls) == before + 1
@@ -206,15 +208,15 @@ def test_scores_are_written_with_the_spread_where_there_is_one(cohort):
 
 
 def test_all_code_that_decides_on_a_training_is_in_the_key():
-    used = {name.removeprefix("ecgmoe.") for name in cache.training_sources(*ablation._DECIDING)}
+    used = {name.removeprefix("ecgmoe.") for name in cache.training_sources(*configurations._DECIDING)}
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
     assert trained | {"backbones.adapt"} <= used
-    assert not used & {"beats", "ablation", "evaluation", "results"}
+    assert not used & {"beats", "ablation", "configurations", "evaluation", "results"}
 
 
 def test_processes_share_the_work(cohort, inputs, monkeypatch):
     """What another process is training comes last, and is taken from the cache when it is there."""
-    rows, trained, asked = ablation.select(["parts"]), [], []
+    rows, trained, asked = configurations.select(["parts"]), [], []
 
     def once(row, cohort, inputs, config, preset, epochs_of):
         trained.append((row.name, config.seed))
@@ -251,7 +253,7 @@ def test_what_is_being_computed_is_busy(tmp_path, monkeypatch):
 def test_a_large_difference_is_clear_among_however_many_comparisons(cohort):
     truth = {name: values for name, values in cohort.targets().items() if name == "age"}
     far = {"age": truth["age"] + np.random.default_rng(0).normal(20, 2, len(cohort))}
-    runs = {ablation.FULL: truth, **{f"row {i}": far for i in range(40)}}
+    runs = {configurations.FULL: truth, **{f"row {i}": far for i in range(40)}}
     assert (ablation.compare(runs, cohort)["better"] == "model").all()
 
 
@@ -324,14 +326,14 @@ def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(co
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(ablation, "fit_row", never)
-    monkeypatch.setattr(ablation, "getsource", lambda _: "of another version")
+    monkeypatch.setattr(configurations, "fit_row", never)
+    monkeypatch.setattr(configurations, "getsource", lambda _: "of another version")
     test = cohort.split == "test"
     again = run(cohort, inputs, names, **options)
     for name, runs in found.items():
         for done, kept in zip(runs, again[name], strict=True):
             assert done._replace(predictions={}, best=()) == kept._replace(predictions={})
-            assert kept.code == done.code and kept.code != ablation.code(), "of the code that trained it"
+            assert kept.code == done.code and kept.code != configurations.code(), "of the code that trained it"
             for task, values in done.predictions.items():
                 step = {"rr": 0.005, "age": 0.005, "rhythm": 0.0005}.get(task, 0.00005)
                 np.testing.assert_allclose(kept.predictions[task][test], values[test], atol=1.01 * step, rtol=1e-6)
@@ -355,4 +357,4 @@ def test_files_of_other_settings_or_data_are_not_taken(cohort, inputs, refitted)
 
 
 def test_every_row_has_a_file_name_of_its_own():
-    assert len({ablation.file_of(row, 0) for row in ablation.TABLE}) == len(ablation.TABLE)
+    assert len({ablation.file_of(row, 0) for row in configurations.TABLE}) == len(configurations.TABLE)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, baselines, datasets, evaluation, features, plots, reference, results
+from ecgmoe import ablation, baselines, configurations, datasets, evaluation, features, plots, reference, results
 from ecgmoe.__main__ import app
 from ecgmoe.datasets import simulated
 from ecgmoe.records import InputError
@@ -34,11 +34,11 @@ def small_world(cohort):
     make_inputs = features.make_inputs
     rows = [
         replace(row, backbones=tuple(name for name in row.backbones if name == "dlinear"))
-        for row in ablation.select(ROWS)
+        for row in configurations.select(ROWS)
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "make_inputs", lambda cohort, preset: make_inputs(cohort, ("dlinear",), preset))
-        patch.setattr(ablation, "select", lambda names=(), costly=False: rows)
+        patch.setattr(configurations, "select", lambda names=(), costly=False: rows)
         patch.setattr(reference, "cohort_of", lambda *_: cohort)
         patch.setattr(baselines, "floors", baselines.floors_from)
         yield
@@ -110,7 +110,7 @@ def test_the_scores_are_those_of_the_trainings(cohort, made, small):
     content, _ = made
     limited = reference.limit(cohort, 30)
     inputs = features.make_inputs(limited, "compact-random")
-    runs = ablation.run(limited, inputs, ablation.select(), (0, 1), FitConfig(epochs=1), "compact-random")
+    runs = ablation.run(limited, inputs, configurations.select(), (0, 1), FitConfig(epochs=1), "compact-random")
     single = [
         evaluation.score_table({"": run.predictions}, limited, n_boot=0).set_index("task")["value"]
         for run in runs["without backbones"]
@@ -206,7 +206,7 @@ def test_the_forest_shows_every_row_on_the_side_where_it_is_better():
             comparison(evaluation.ZERO, "age", -60.0, 1.0, "model"),
         ]
     )
-    figure = plots.differences(pairs, {**ablation.groups(), "floors": list(evaluation.FLOORS)})
+    figure = plots.differences(pairs, {**configurations.groups(), "floors": list(evaluation.FLOORS)})
     figure.canvas.draw()
     assert not plt.get_fignums() and figure.get_facecolor() == (1, 1, 1, 1)
     age, sex = figure.axes
@@ -230,7 +230,7 @@ def test_the_command_lists_refuses_and_makes(small, tmp_path, monkeypatch):
     invoke = CliRunner().invoke
     listed = invoke(app, ["reference", "--list"])
     assert listed.exit_code == 0
-    assert all(f"  {row.name}: {row.about}" in listed.output for row in ablation.TABLE)
+    assert all(f"  {row.name}: {row.about}" in listed.output for row in configurations.TABLE)
     options = ["--preset", "compact-random", "--seeds", "1", "--epochs", "1", "--train-records", "30"]
     done = invoke(app, ["reference", *options, "--rows", "without backbones", "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
@@ -250,16 +250,16 @@ def test_the_shipped_run_meets_what_it_is_for():
     content = reference.load()
     metrics = content["metrics"]
     assert metrics["records"]["test"] >= 2000
-    main = [row.name for row in ablation.select() if not row.once]
+    main = [row.name for row in configurations.select() if not row.once]
     seeds = metrics["sizes"].set_index("row")["seeds"]
     assert (seeds[main] >= 3).all()
     assert set(evaluation.FLOORS) < set(metrics["scores"]["model"])
     assert all(math.isfinite(value) for value in metrics["scores"]["low"])
     assert not content["provenance"]["commit"].endswith("changes")
     counts = ablation.counts(metrics["comparisons"]).set_index("row")
-    single = [name for name in ablation.groups()["single backbones"] if name.endswith(": head")]
+    single = [name for name in configurations.groups()["single backbones"] if name.endswith(": head")]
     assert (counts.loc[single, "clearly_better"] >= 3).all()
-    plain = [name for name in ablation.groups()["plain networks"] if name in counts.index]
+    plain = [name for name in configurations.groups()["plain networks"] if name in counts.index]
     assert len(plain) == 3 and (counts.loc[plain, "clearly_better"] >= 3).all()
     floors = list(evaluation.FLOORS)
     assert (counts.loc[floors, "worse"] == 0).all(), "at least level with every floor on every task"
@@ -295,19 +295,19 @@ def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path)
     content, path = reference.make(tmp_path, **options)
     assert path.name == "reference_toy.json"
     kept = sorted(item.name for item in (tmp_path / path.stem).iterdir())
-    assert len(kept) == 3 * len(ROWS) - sum(2 for row in ablation.TABLE if row.name in ROWS and row.once)
+    assert len(kept) == 3 * len(ROWS) - sum(2 for row in configurations.TABLE if row.name in ROWS and row.once)
     metrics = content["metrics"]
     assert metrics["refit"] and content["provenance"]["parameters"]["data"] == "DATA_ROOT"
     together = metrics["averaged_scores"]
-    assert ablation.FULL in set(together["model"])
-    assert set(metrics["averaged_comparisons"]["baseline"]) == set(together["model"]) - {ablation.FULL}
+    assert configurations.FULL in set(together["model"])
+    assert set(metrics["averaged_comparisons"]["baseline"]) == set(together["model"]) - {configurations.FULL}
     for name in kept:
         if not name.startswith("ecg-moe-seed0"):
             (tmp_path / path.stem / name).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation, "fit_row", lambda *_: pytest.fail("trained again"))
+        patch.setattr(configurations, "fit_row", lambda *_: pytest.fail("trained again"))
         alone, _ = reference.make(tmp_path, **options, only_kept=True)
-        assert alone["metrics"]["sizes"]["row"].tolist() == [ablation.FULL]
+        assert alone["metrics"]["sizes"]["row"].tolist() == [configurations.FULL]
         (tmp_path / path.stem / "ecg-moe-seed0.json").unlink()
         with pytest.raises(InputError, match="train it first"):
             reference.make(tmp_path, **options, only_kept=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ecgmoe import ablation, backbones, chapters, datasets, evaluation, paper, probing, results, tasks, variants
+from ecgmoe import backbones, chapters, configurations, datasets, evaluation, paper, probing, results, tasks, variants
 from ecgmoe.datasets import annotated, ptbxl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,17 +78,17 @@ def test_the_reference_run_is_of_the_shipped_weights_and_the_front_page_tells_it
 
 @pytest.mark.parametrize("name", variants.RIVALS)
 def test_a_rival_is_a_row_of_the_ablation_a_word_of_its_chapter_and_has_a_test(name):
-    rows = [row for row in ablation.TABLE if row.shape.get("periodic") == name]
+    rows = [row for row in configurations.TABLE if row.shape.get("periodic") == name]
     assert [row.name for row in rows] == [variants.PAPER_NAMES[name]]
     assert variants.PAPER_NAMES[name] in (ROOT / "notebooks" / "07_ablation.ipynb").read_text(encoding="utf-8")
     assert "variants.RIVALS" in TESTS["test_moe"]
 
 
-@pytest.mark.parametrize("group", ablation.groups())
+@pytest.mark.parametrize("group", configurations.groups())
 def test_a_group_of_the_ablation_is_explained_and_its_rows_are_shown_and_trained_by_name(group):
     chapter = (ROOT / "notebooks" / "07_ablation.ipynb").read_text(encoding="utf-8")
-    assert group == ablation.FULL or f"**{group}**" in chapter
-    assert "for row in ablation.TABLE" in chapter, "a line a row"
+    assert group == configurations.FULL or f"**{group}**" in chapter
+    assert "for row in configurations.TABLE" in chapter, "a line a row"
     assert "for name, row in ROWS.items()" in TESTS["test_ablation"], "a test a row"
 
 

@@ -51,6 +51,16 @@ def test_a_folder_gives_its_records_in_order_and_what_is_damaged_as_an_error(tmp
     assert isinstance(found[1], RecordError) and found[1].cure
 
 
+def test_parts_of_a_recording_are_no_recordings_of_their_own(tmp_path, signal):
+    for name in ("a_0001", "a_0002", "b"):
+        write_record(tmp_path / name, signal, 100)
+    n = signal.shape[1]
+    (tmp_path / "a.hea").write_text(f"a/2 12 100 {2 * n}\na_0001 {n}\na_0002 {n}\n")
+    whole, other = read(tmp_path)
+    assert isinstance(whole, sources.Recording) and (whole.name, whole.signal.shape[1]) == ("a", 2 * n)
+    assert isinstance(other, sources.Recording) and other.name == "b"
+
+
 def test_records_are_those_that_a_folder_lists(tmp_path, signal):
     for name in ("a", "b"):
         write_record(tmp_path / name, signal, 100)

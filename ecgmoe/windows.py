@@ -1,0 +1,142 @@
+"""Recordings of any length, rate and selection of leads as windows that a model can read.
+
+Ten seconds, twelve leads, one rate: leads that are not there are made of the others, and what the answers rest on is
+said in each window's warnings.
+
+Shape legend: L 12 leads, T samples, W windows.
+"""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from ecgmoe import beats
+from ecgmoe.records import LEADS, Record, RecordError, resampled
+from ecgmoe.sources import Recording, rows_of, standard_name
+
+#: Length of a window, s: what the model was trained on.
+WINDOW_S = 10.0
+#: Sampling rates that are taken, Hz: slower ones do not show a QRS complex, faster ones no recorder has.
+RATES_HZ = (25.0, 100_000.0)
+#: Longest run of missing samples that is bridged by a straight line, s; a longer one costs the lead its window.
+LONGEST_GAP_S = 0.05
+
+#: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
+_LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
+_N_LIMBS = len(_LIMBS)
+
+
+class Window(NamedTuple):
+    """Ten seconds of a recording, twelve leads at the model's rate."""
+
+    record: str
+    start_s: float
+    signal_LT: np.ndarray  #: mV, no NaN
+    warnings: tuple[str, ...]
+    usable: bool  #: whether there is any lead to answer from
+
+
+def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = None) -> Iterator[Window]:
+    """Cut a recording into windows of ten seconds at a model's rate, and make up the leads that it lacks.
+
+    What is left over at the end, and too short for a window, is not looked at.
+
+    Parameters
+    ----------
+    recording : Recording
+        mV; NaN where a sample is missing.
+    fs : float
+        The model's rate, Hz.
+    lead_covariance : ndarray of shape (12, 12), optional
+        Of the leads, mV squared, to guess missing leads by; without it these are zero.
+
+    Raises
+    ------
+    RecordError
+        The recording is too short, has none of the twelve leads, or a rate that cannot be brought to the model's.
+    """
+    name = recording.name
+    signal_LT = rows_of(np.asarray(recording.signal, np.float32), recording.leads, name)
+    if not RATES_HZ[0] <= recording.fs <= RATES_HZ[1]:
+        reason = f"a sampling rate of {recording.fs:g} Hz"
+        raise RecordError(name, reason, f"rates from {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz can be read")
+    seconds = signal_LT.shape[1] / recording.fs
+    n_windows = int((seconds + 1e-6) // WINDOW_S)
+    if n_windows == 0:
+        raise RecordError(name, f"{seconds:.6g} s long, shorter than {WINDOW_S:g} s", "give a longer recording")
+    notes = list(recording.notes)
+    if unused := [lead for lead in recording.leads if standard_name(lead) is None]:
+        notes.append(f"not used: {', '.join(unused)}")
+    if recording.fs < fs:
+        notes.append(f"sampled at {recording.fs:g} Hz, the model reads {fs:g} Hz")
+    signal_LT, gap_LT = _bridged(signal_LT, round(LONGEST_GAP_S * recording.fs))
+    starts = [round(w * WINDOW_S * recording.fs) for w in range(n_windows + 1)]
+    absent_LW = np.stack([gap_LT[:, i:j].any(1) for i, j in zip(starts[:-1], starts[1:], strict=True)], 1)
+    if recording.fs != fs:
+        # Rates such as 333.333 Hz are brought to a ratio of small numbers; over ten seconds nothing shifts.
+        near = fs * Fraction(recording.fs / fs).limit_denominator(1000)
+        signal_LT = resampled(Record(signal_LT, float(near), LEADS, name), fs).astype(np.float32)
+    n = round(WINDOW_S * fs)
+    for w in range(n_windows):
+        part_LT = signal_LT[:, w * n : (w + 1) * n]
+        part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
+        yield _completed(Window(name, w * WINDOW_S, part_LT, tuple(notes), True), absent_LW[:, w], lead_covariance)
+
+
+def _completed(window: Window, absent_L: np.ndarray, lead_covariance: np.ndarray | None) -> Window:
+    """Make the leads of a window that are absent or flat of the others, and say so."""
+    signal_LT, warnings = window.signal_LT, list(window.warnings)
+    flat_L = ~absent_L & (np.ptp(signal_LT, axis=1) <= beats.ALIVE_MV)
+    lost_L = absent_L | flat_L
+    for lost, words in ((absent_L, "missing"), (flat_L, "flat")):
+        if lost.any():
+            warnings.append(f"{words}: {', '.join(np.array(LEADS)[lost])}")
+    if lost_L.all():
+        return window._replace(warnings=tuple(warnings), usable=False)
+    if lost_L.any():
+        signal_LT[lost_L] = 0.0
+        there = np.flatnonzero(~lost_L[:_N_LIMBS])
+        if len(there) >= 2:  # two limb leads tell the four others
+            known_2T = np.linalg.lstsq(_LIMBS[there], signal_LT[there], rcond=None)[0]
+            made = np.flatnonzero(lost_L[:_N_LIMBS])
+            signal_LT[made] = _LIMBS[made] @ known_2T
+            if len(made):
+                warnings.append(f"computed from other limb leads: {', '.join(np.array(LEADS)[made])}")
+            lost_L = lost_L & (np.arange(len(LEADS)) >= _N_LIMBS)
+        if lost_L.any() and lead_covariance is not None:
+            signal_LT[lost_L] = guess(lead_covariance, ~lost_L) @ signal_LT[~lost_L]
+            warnings.append(f"guessed from the other leads: {', '.join(np.array(LEADS)[lost_L])}")
+    return window._replace(signal_LT=signal_LT, warnings=tuple(warnings))
+
+
+def _bridged(signal_LT: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate what is missing, and say which samples lie in gaps that are longer than ``longest`` samples."""
+    missing_LT = ~np.isfinite(signal_LT)
+    if not missing_LT.any():
+        return signal_LT, missing_LT
+    signal_LT, gap_LT = signal_LT.copy(), missing_LT.copy()
+    at_T = np.arange(signal_LT.shape[1])
+    for trace_T, missing_T, gap_T in zip(signal_LT, missing_LT, gap_LT, strict=True):
+        if missing_T.all():
+            trace_T[:] = 0.0
+        elif missing_T.any():
+            trace_T[missing_T] = np.interp(at_T[missing_T], at_T[~missing_T], trace_T[~missing_T])
+            edges = np.flatnonzero(np.diff(missing_T, prepend=False, append=False))
+            for start, end in zip(edges[::2], edges[1::2], strict=True):
+                if end - start <= longest:
+                    gap_T[start:end] = False
+    return signal_LT, gap_LT
+
+
+def guess(covariance_LL: np.ndarray, there_L: np.ndarray) -> np.ndarray:
+    """Matrix that makes the leads which are not there of those that are, with the least squared error on average.
+
+    The mean of a Gaussian under what is known of it: covariances of both with the inverse of that of the latter. A
+    little is added to its diagonal, since limb leads depend on each other.
+    """
+    known = covariance_LL[np.ix_(there_L, there_L)]
+    known = known + 1e-4 * np.trace(known) / len(known) * np.eye(len(known))
+    made: np.ndarray = np.linalg.solve(known, covariance_LL[np.ix_(there_L, ~there_L)]).T
+    return made
