@@ -48,6 +48,7 @@ class ECGMoEConfig:
     # learns beside them. backbone: the fusion in full, and LoRA in the attention of backbones. both: LoRA in fusion and
     # backbones. full: everything.
     lora: Literal["none", "fusion", "backbone", "both", "full"] = "none"
+    tuned: tuple[str, ...] = ()  # backbones that are trained where lora says so; all by default
     lora_rank: int = 8
     lora_alpha: int = 32
     top_k: int = 0  # backbones that run a record, chosen by a router from its raw signal; 0: all, weighed by a gate
@@ -67,6 +68,7 @@ class ECGMoEConfig:
     def __post_init__(self) -> None:
         # JSON has lists, and may sort: tasks and backbones come in one order.
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        object.__setattr__(self, "tuned", tuple(self.tuned))
         if self.beat_window is not None:
             object.__setattr__(self, "beat_window", tuple(self.beat_window))
         order = {name: k for k, name in enumerate(backbones.NAMES)}
@@ -79,6 +81,8 @@ class ECGMoEConfig:
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; known are {', '.join(known)}")
+        if unknown := set(self.tuned) - set(self.d_features):
+            raise ValueError(f"tuned = {self.tuned}; not among the backbones: {', '.join(sorted(unknown))}")
         if not 0 <= self.top_k <= len(self.d_features):
             raise ValueError(f"top_k = {self.top_k}; must be from 0 (all) to the number of backbones")
 
@@ -178,7 +182,8 @@ class ECGMoE(
         c = self.config
         if c.lora not in IN_LOOP:
             return nn.ModuleDict()
-        names = [name for name in c.d_features if c.lora == "full" or backbones.kind_of(name).lora_targets]
+        chosen = c.tuned or tuple(c.d_features)
+        names = [name for name in chosen if c.lora == "full" or backbones.kind_of(name).lora_targets]
         random = f"{backbones.size_of(c.preset)}-random"
         kept = {name: networks[name] if name in networks else backbones.build(name, random) for name in names}
         if c.lora != "full":
@@ -328,3 +333,65 @@ class ECGMoE(
                 logits[name] = self.line[name](x_BA, logits[name])
         load = None if choice is None else choice.load
         return Output(logits, path_gate_BK2, backbone_gate_BKM, periodic, contrast, load)
+
+
+class Ensemble(MultiTask):
+    """Models of one shape, trained from different seeds, that answer as one.
+
+    Logits, gates and attention are the means of theirs; of a regression that is the mean of the answers, since all
+    have the scale of the same training part.
+
+    Parameters
+    ----------
+    members : sequence of ECGMoE
+
+    Raises
+    ------
+    ValueError
+        They differ in shape or in the scale of a label, or have routers, each of which would choose other backbones.
+    """
+
+    def __init__(self, members: Sequence[ECGMoE]):
+        first = members[0]
+        super().__init__(first.tasks)
+        self.config = first.config
+        if any(member.config != first.config for member in members) or first.config.top_k:
+            raise ValueError("members of an ensemble must be of one configuration, without a router")
+        for name in self.scale_target:
+            for member in members[1:]:
+                pairs = zip(first.target_scale(name).buffers(), member.target_scale(name).buffers(), strict=True)
+                if not all(torch.allclose(one, other) for one, other in pairs):
+                    raise ValueError(f"members were trained on other recordings: their scales of {name} differ")
+        self.scale_target, self.positive_weight_K = first.scale_target, first.positive_weight_K
+        self.members = nn.ModuleList(members)
+
+    @property
+    def networks(self) -> nn.ModuleDict:
+        """Backbones that the members hold themselves: each its own."""
+        return cast(ECGMoE, self.members[0]).networks
+
+    def choose(self, inputs: Inputs, tasks: Sequence[str] | None = None) -> None:
+        """No member has a router: all backbones run."""
+
+    def forward(self, inputs: Inputs, tasks: Sequence[str] | None = None, choice: None = None) -> Output:
+        """Mean of what the members give."""
+        outputs = [cast(Output, member(inputs, tasks)) for member in self.members]
+        logits = {name: torch.stack([one.logits[name] for one in outputs]).mean(0) for name in outputs[0].logits}
+        periodic = [one.periodic for one in outputs if one.periodic is not None]
+        return Output(
+            logits,
+            _mean([one.path_gate_BK2 for one in outputs]),
+            _mean([one.backbone_gate_BKM for one in outputs]),
+            PeriodicOutput(*(torch.stack(parts).mean(0) for parts in zip(*periodic, strict=True)))
+            if periodic
+            else None,
+        )
+
+    def n_parameters(self, trainable_only: bool = False) -> int:
+        """Number of parameters of all members."""
+        return sum(cast(ECGMoE, member).n_parameters(trainable_only) for member in self.members)
+
+
+def _mean(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.stack(known).mean(0) if known else None

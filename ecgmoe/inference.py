@@ -15,7 +15,7 @@ from ecgmoe import features
 from ecgmoe.backbones import Backbone
 from ecgmoe.backbones.adapt import resample
 from ecgmoe.features import Inputs
-from ecgmoe.fusion import ECGMoE
+from ecgmoe.fusion import ECGMoE, Ensemble
 from ecgmoe.multitask import Output
 from ecgmoe.routing import chosen_features
 
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def answer(
-    model: ECGMoE,
+    model: ECGMoE | Ensemble,
     networks: Mapping[str, Backbone],
     signal: np.ndarray | Tensor,
     fs: float,
@@ -44,7 +44,7 @@ def answer(
 
     Parameters
     ----------
-    model : ECGMoE
+    model : ECGMoE or Ensemble
         With ``top_k`` 0 every backbone runs on every record.
     networks : mapping of str to Backbone
         Those that the model takes features of and does not hold itself, by name, on its device.
@@ -83,7 +83,7 @@ def answer(
     return Answer(predictions, torch.cat(ran).numpy())
 
 
-def made_for(model: ECGMoE, signal_BCT: Tensor, peaks: Sequence[np.ndarray] | None = None) -> Inputs:
+def made_for(model: ECGMoE | Ensemble, signal_BCT: Tensor, peaks: Sequence[np.ndarray] | None = None) -> Inputs:
     """What a model sees of recordings at its own sampling rate, all but the features of its backbones."""
     c = model.config
     return features.from_signal(
@@ -93,13 +93,13 @@ def made_for(model: ECGMoE, signal_BCT: Tensor, peaks: Sequence[np.ndarray] | No
 
 @torch.no_grad()
 def run(
-    model: ECGMoE, networks: Mapping[str, Backbone], inputs: Inputs, tasks: Sequence[str] | None = None
+    model: ECGMoE | Ensemble, networks: Mapping[str, Backbone], inputs: Inputs, tasks: Sequence[str] | None = None
 ) -> tuple[Output, Tensor]:
     """One pass for a batch: each backbone on those records that chose it, then fusion and the heads of these tasks.
 
     Parameters
     ----------
-    model : ECGMoE
+    model : ECGMoE or Ensemble
         Is put into evaluation mode.
     networks : mapping of str to Backbone
         As for :func:`answer`.

@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_model
 from torch import Tensor
 
 from ecgmoe import backbones, beats, inference
 from ecgmoe.backbones import Backbone
 from ecgmoe.backbones.published import SHIPPED as SHIPPED_BACKBONES
-from ecgmoe.fusion import ECGMoE
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Ensemble
 from ecgmoe.moe import EXPERT_NAMES
 from ecgmoe.multitask import Output
 from ecgmoe.records import LEADS, InputError, RecordError
@@ -109,7 +110,7 @@ class Predictor:
 
     Attributes
     ----------
-    model : ECGMoE
+    model : ECGMoE or Ensemble
     networks : dict of str to Backbone
         Those backbones that the model does not hold itself.
     card : dict
@@ -122,7 +123,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: ECGMoE,
+        model: ECGMoE | Ensemble,
         networks: Mapping[str, Backbone],
         card: Mapping[str, Any] | None = None,
         calibration: Calibration | None = None,
@@ -317,7 +318,7 @@ class Answered(NamedTuple):
     peaks: list[np.ndarray]  #: R-peaks a window, in samples at the model's rate
     output: Output
     tasks: tuple[str, ...]
-    model: ECGMoE
+    model: ECGMoE | Ensemble
 
     def predictions(self, calibration: Calibration | None = None) -> dict[str, np.ndarray]:
         """Answers as :mod:`ecgmoe.evaluation` takes them, by task; NaN where the table has none."""
@@ -400,19 +401,30 @@ def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
         covariance = np.array(card["lead_covariance"], float) if "lead_covariance" in card else None
     except (ValueError, TypeError) as error:
         raise ModelError(f"{folder}: card.json cannot be read ({error}); take the folder again") from None
-    _check(folder / "model.safetensors", card.get("sha256"), "take the folder from the repository again")
+    again = "take the folder from the repository again"
+    files = card.get("files", {"model.safetensors": None})
+    for name, digest in files.items():
+        _check(folder / name, digest, again)
     for backbone, digest in card.get("backbones", {}).items():
         path = SHIPPED_BACKBONES / f"{backbone}.safetensors"
         _check(path, digest, "the model was trained with other weights of this backbone")
     try:
         with redirect_stdout(io.StringIO()):  # the hub's library prints where weights come from
-            model = ECGMoE.from_pretrained(folder)
+            model: ECGMoE | Ensemble = ECGMoE.from_pretrained(folder)
+        if len(files) > 1:
+            model = Ensemble([_with_weights(model.config, folder / name) for name in files])
     except Exception as error:  # of a damaged file, anything
         cure = "take its folder again; a model of another version of this library has to be trained anew"
         raise ModelError(f"{folder}: the model cannot be read ({error}); {cure}") from None
     frozen = [one for one in model.config.d_features if one not in model.networks]
     networks = {one: backbones.build(one, model.config.preset) for one in frozen}
     return Predictor(model, networks, card, calibration, covariance)
+
+
+def _with_weights(config: ECGMoEConfig, path: Path) -> ECGMoE:
+    model = ECGMoE(config)
+    load_model(model, path)
+    return model
 
 
 def _check(path: Path, digest: str | None, cure: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from ecgmoe import backbones, linear, moe, variants
 from ecgmoe.beats import Beats
 from ecgmoe.features import Inputs
-from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Ensemble
 from ecgmoe.multitask import Standardise
 
 B, N, C, L, A = 6, 16, 12, 64, 43
@@ -301,3 +301,33 @@ def test_signal_to_noise_is_that_of_the_data():
     for constant in (one_class, torch.full((2000, 1), 0.3)):
         assert linear.signal_to_noise(x, [y, constant]) == linear.signal_to_noise(x, [y])
     assert linear.signal_to_noise(x, [one_class]) == pytest.approx(0.01 / 0.99), "nothing to explain"
+
+
+@pytest.mark.parametrize("changes", [{}, {"periodic": "none"}, {"d_features": {}}])
+def test_an_ensemble_gives_the_mean_of_its_members(inputs, changes):
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        members.append(ECGMoE(replace(ECGMoEConfig(d_features=WIDTHS), **changes)).eval())
+        for head in members[-1].heads.values():
+            head.reset_parameters()
+    together, alone = Ensemble(members)(inputs, ("age", "rhythm")), [member(inputs) for member in members]
+    assert set(together.logits) == {"age", "rhythm"}
+    mean = torch.stack([out.logits["rhythm"] for out in alone]).mean(0)
+    torch.testing.assert_close(together.logits["rhythm"], mean)
+    assert (together.periodic is None) == (changes.get("periodic") == "none")
+    if together.periodic is not None:
+        both = [out.periodic.gate_BKE[:, [1, 4]] for out in alone]
+        torch.testing.assert_close(together.periodic.gate_BKE, torch.stack(both).mean(0))
+    assert Ensemble(members).n_parameters() == sum(member.n_parameters() for member in members)
+
+
+def test_only_models_of_one_shape_and_scale_answer_together(inputs):
+    with pytest.raises(ValueError, match="one configuration"):
+        Ensemble([build(), build(width=32)])
+    with pytest.raises(ValueError, match="without a router"):
+        Ensemble([build(top_k=1), build(top_k=1)])
+    other = build()
+    other.target_scale("age").sd_D.fill_(3.0)
+    with pytest.raises(ValueError, match="scales of age differ"):
+        Ensemble([build(), other])

@@ -271,7 +271,7 @@ def shipped(predictor, tmp_path, monkeypatch):
     folder = tmp_path / "models" / "toy"
     model.save_pretrained(folder)
     card = {
-        "sha256": prediction.sha256(folder / "model.safetensors"),
+        "files": {"model.safetensors": prediction.sha256(folder / "model.safetensors")},
         "backbones": {"dlinear": prediction.sha256(weights)},
         "calibration": {"half_width": {"rr": 7.0, "age": 15.0}, "scale": {"sex": 2.0}, "shift": {"sex": 0.0}},
         "lead_covariance": predictor.lead_covariance.tolist(),
@@ -284,7 +284,7 @@ def shipped(predictor, tmp_path, monkeypatch):
 def test_a_shipped_model_is_loaded_by_name_or_folder(shipped, cohort, capsys):
     by_name, by_folder = ecgmoe.load("toy"), prediction.load(shipped)
     assert capsys.readouterr().out == "", "standard output belongs to predictions"
-    assert by_name.calibration.level == 0.95 and by_name.card["sha256"]
+    assert by_name.calibration.level == 0.95 and by_name.card["files"]
     pd.testing.assert_frame_equal(
         by_name.predict(cohort.signal[:3], cohort.fs), by_folder.predict(cohort.signal[:3], cohort.fs)
     )

@@ -1,7 +1,7 @@
 """Models for others: calibration on what was not learnt, figures that the command prints again, and the shipped one."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import features, prediction, results, shipping, training
+from ecgmoe import datasets, features, prediction, results, shipping, training
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.tasks import TASKS
 from ecgmoe.training import FitConfig
@@ -29,7 +29,7 @@ def shipped(cohort, tmp_path_factory):
     make_inputs = features.make_inputs
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "make_inputs", lambda cohort: make_inputs(cohort, ()))
-        card = shipping.ship(cohort, folder, config=CONFIG, runs=folder.parent / "runs")
+        card = shipping.ship(cohort, folder, config=CONFIG, members=2, runs=folder.parent / "runs")
     return folder, card
 
 
@@ -87,11 +87,13 @@ def test_the_folder_holds_all_that_a_user_needs(shipped, cohort):
         "README.md",
         "card.json",
         "config.json",
+        "model-1.safetensors",
         "model.safetensors",
     ]
-    assert card["sha256"] == prediction.sha256(folder / "model.safetensors")
+    assert card["files"] == {path.name: prediction.sha256(path) for path in folder.glob("*.safetensors")}
     assert card["data"]["folds"] == [7, 8] and card["data"]["records"] == int((cohort.split != "test").sum())
-    assert card["recipe"]["refit"] and card["recipe"]["epochs"] <= CONFIG.epochs
+    assert [recipe["seed"] for recipe in card["recipes"]] == [CONFIG.seed, CONFIG.seed + 1]
+    assert all(recipe["refit"] and recipe["epochs"] <= CONFIG.epochs for recipe in card["recipes"])
     assert set(card["calibration"]["half_width"]) == {"rr", "age"}
     text = (folder / "README.md").read_text("utf-8")
     assert "Not a medical device" in text and "predict RECORD --model toy" in text
@@ -101,12 +103,14 @@ def test_the_folder_holds_all_that_a_user_needs(shipped, cohort):
 
 def test_epochs_and_calibration_come_from_a_model_that_has_not_seen_the_validation_part(shipped, cohort):
     _, card = shipped
-    first = training.train(cohort, features.make_inputs(cohort, ()), config=CONFIG)
-    assert card["recipe"]["epochs"] == training.best_epoch(first)
+    inputs = features.make_inputs(cohort, ())
+    first = [training.train(cohort, inputs, config=replace(CONFIG, seed=seed)) for seed in (0, 1)]
+    assert [recipe["epochs"] for recipe in card["recipes"]] == [training.best_epoch(one) for one in first]
     held_out = torch.from_numpy(np.flatnonzero(cohort.split == "validation"))
-    logits = training.route(first.model, features.make_inputs(cohort, ()).take(held_out)).logits
+    logits = [training.route(one.model, inputs.take(held_out)).logits for one in first]
+    logits = {name: (logits[0][name] + logits[1][name]) / 2 for name in logits[0]}
     targets = {name: values[held_out.numpy()] for name, values in cohort.targets().items()}
-    calibration = shipping.calibrate(first.model, logits, targets)
+    calibration = shipping.calibrate(first[0].model, logits, targets)
     assert card["calibration"]["half_width"] == pytest.approx(calibration.half_width)
     assert card["calibration"]["scale"] == pytest.approx(calibration.scale)
 
@@ -151,9 +155,19 @@ def shipped_models() -> list:
 def test_a_model_that_comes_with_the_library_is_what_its_card_says(path):
     card = json.loads(path.read_text("utf-8"))
     predictor = prediction.load(path.parent.name)
-    assert (path.parent / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert sum(file.stat().st_size for file in path.parent.glob("*.safetensors")) <= 8 * 2**20
     assert predictor.model.n_parameters() == card["parameters"]
-    assert card["limits"] == list(shipping.LIMITS)
+    assert card["limits"] == [*shipping.LIMITS, *shipping.LIMITS_OF[card["data"]["name"].split()[0]]]
     assert (path.parent / "README.md").read_text("utf-8") == shipping.readme(card)
     assert max(card["data"]["folds"]) < 9, "judged on fold 9"
     assert set(predictor.tasks) <= set(TASKS) and not card["provenance"]["commit"].endswith("changes")
+
+
+@pytest.mark.slow
+def test_the_shipped_model_reaches_on_fold_9_what_its_card_says(recordings):
+    card = json.loads((prediction.SHIPPED / "compact-ptbxl" / "card.json").read_text("utf-8"))
+    cohort = datasets.load(recordings / "ptbxl", max_records=0)
+    found = results._plain(asdict(shipping.judge(prediction.load("compact-ptbxl"), cohort)))
+    assert found["left_out"] == card["test"]["without an answer"]
+    for name in ("scores", "coverage", "calibration", "subgroups"):
+        pd.testing.assert_frame_equal(pd.DataFrame(found[name]), pd.DataFrame(card["test"][name]), rtol=2e-3, atol=2e-3)

@@ -393,3 +393,21 @@ def test_a_refit_learns_from_the_validation_part_for_all_epochs_and_keeps_the_la
     changed.loc[cohort.split == "test", "age"] = 20.0
     same = training.train(replace(cohort, table=changed), inputs, config=config)
     np.testing.assert_array_equal(same.predictions["age"], fitted.predictions["age"])
+
+
+def test_recordings_are_turned_and_lose_nothing(inputs):
+    place = torch.linspace(0, 0.999, inputs.n_records)
+    turned = training._turned(inputs, place).signal_BCT
+    T = turned.shape[-1]
+    for before, after, start in zip(inputs.signal_BCT, turned, (place * T).long(), strict=True):
+        torch.testing.assert_close(after, before.roll(-int(start), -1), rtol=0, atol=0)
+
+
+def test_only_models_that_look_at_the_signal_learn_from_turned_ones(cohort, inputs, monkeypatch):
+    seen = []
+    turn = training._turned
+    monkeypatch.setattr(training, "_turned", lambda inputs, place: seen.append(len(place)) or turn(inputs, place))
+    training.train(cohort, inputs, config=replace(CONFIG, epochs=1))
+    assert not seen
+    training.train(cohort, inputs, config=replace(CONFIG, epochs=1), periodic="self_attention")
+    assert sum(seen) == int((cohort.split == "train").sum())
