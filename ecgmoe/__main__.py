@@ -1,5 +1,6 @@
 """The command line: ``python -m ecgmoe --help``."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -509,6 +510,32 @@ def chapters(names: tuple[str, ...], parameters: tuple[tuple[str, str], ...], jo
         raise click.UsageError(str(error)) from None
     click.echo("\n".join(_chapters.describe(report)))
     sys.exit(bool(report.failures))
+
+
+@app.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
+    """Print what differs between two runs: parameters, environment, numbers, and apart from these time and memory.
+
+    A run is a JSON file as the chapters and the other commands write it, or a folder of such files, matched by name.
+    Where a number has a 95 % interval in RUN_A (or else in RUN_B), it is said whether that of the other run lies in it.
+
+    Exit code: 0 if no number is outside its interval, 1 if one is or is missing from one run, 2 for wrong usage.
+    """
+    from ecgmoe import comparison
+
+    try:
+        found = comparison.compare_runs(run_a, run_b)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
+    counts = found.count()
+    if as_json:
+        click.echo(json.dumps({**asdict(found), "counts": counts}, indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(comparison.describe(found)).lstrip())
+    sys.exit(counts["outside their interval"] + counts["missing"] > 0)
 
 
 @contextmanager
