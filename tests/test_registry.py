@@ -1,5 +1,7 @@
 """Whoever adds a backbone, a task, a data set or a chapter is told here what belongs to it."""
 
+import re
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -107,3 +109,28 @@ def test_the_measured_cost_holds_what_it_is_for_and_the_front_page_tells_it():
         f"({shared['relative']:.2f} times as fast, in {shared['own_share_of_peak']:.0%})"
     )
     assert told.replace("%", " %") in " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+
+def test_the_page_on_contributing_names_what_exists():
+    page = (ROOT / "book" / "contributing.md").read_text(encoding="utf-8")
+    words = re.findall(r"(?<!})`([^`\n]+)`", page)
+    paths = [word for word in words if re.match(r"(ecgmoe|tests|book|notebooks|data)/", word)]
+    assert len(paths) > 20 and [path for path in paths if not (ROOT / path).exists()] == []
+    tests = [word for word in words if word.startswith("test_")]
+    assert tests and all(any(f"def {name}(" in text for text in TESTS.values()) for name in tests)
+    files = [*(ROOT / "ecgmoe").rglob("*.py"), ROOT / "tests" / "conftest.py"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = [word for word in words if re.fullmatch(r"_?[A-Z][A-Z_]+|_[a-z]\w+", word)]
+    assert len(names) > 10 and [name for name in names if not re.search(rf"\b{name}\b", code)] == []
+    targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)(?=`|\s+#)", page)) <= set(targets)
+
+
+def test_the_page_on_contributing_has_the_layers_in_their_order():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    place = {name: i for i, layer in enumerate(contract["layers"]) for name in layer.split(" | ")}
+    page = (ROOT / "book" / "contributing.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| [a-z ]+ \| (.*`.*) \|$", page, re.MULTILINE)
+    places = [place[name] for row in table for name in re.findall(r"`(\w+)`", row)]
+    assert len(places) > 30 and places == sorted(places)
