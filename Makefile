@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint lab conda clean
+.PHONY: help book test test-slow lint lab pdf linkcheck report release conda clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +30,22 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 
 lab: $(INSTALLED) ## Open the chapters in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+pdf: $(INSTALLED) ## Print the whole book, with Chromium or Chrome: _build/ecgmoe.pdf
+	$(BIN)/jupyter-book build book --builder singlehtml -W -n --keep-going
+	$(BIN)/python book/print_book.py _build/singlehtml/intro.html _build/ecgmoe.pdf
+
+linkcheck: $(INSTALLED) ## Check the links that leave the book, over the network: _build/linkcheck/output.txt
+	$(BIN)/jupyter-book build book --builder custom --custom-builder linkcheck
+
+report: $(INSTALLED) ## Report how the chapters ran and what changed since the last report: _build/report/report.md
+	$(BIN)/python book/report_runs.py
+
+# The tag comes from the shell's environment and is never read as code.
+release: $(INSTALLED) ## Attach PDF and report to the release of a tag: make release TAG=v0.1.0 (needs gh)
+	test "$$TAG" = "v$$($(BIN)/python -c 'import ecgmoe; print(ecgmoe.__version__)')"
+	gh release view "$$TAG" >/dev/null 2>&1 || gh release create "$$TAG" --verify-tag --title "ecgmoe $$TAG" --notes "What changed: CHANGELOG.md"
+	gh release upload "$$TAG" _build/ecgmoe.pdf _build/report/report.md --clobber
 
 conda: ## Make the same environment with conda, named ecgmoe
 	conda env create -f environment.yml

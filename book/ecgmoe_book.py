@@ -29,6 +29,9 @@ ROOT = BOOK.parent
 #: A forge whose links the theme can make; an address with a user name or a token in it does not match.
 PUBLIC_ADDRESS = re.compile(r"https://(?:github|gitlab)\.com/[\w.-]+/[\w.-]+?(?=(?:\.git)?/?$)")
 
+#: How the address of a DOI begins.
+DOI = "https://doi.org/"
+
 #: Packages whose versions decide the numbers.
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "wfdb", "neurokit2", "papermill")
 
@@ -62,6 +65,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("ecgmoe_runs", "", "env")
     app.connect("config-inited", lambda app, config: configure(config, state.hexdigest()), priority=100)
     app.connect("html-page-context", point_to_sources, priority=900)
+    app.connect("linkcheck-process-uri", ask_the_register)
     app.connect("build-finished", finish)
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -83,11 +87,11 @@ def write_if_changed(path: Path, text: str) -> None:
         partial.replace(path)
 
 
-def runs_table(report: chapters.Report) -> Iterator[str]:
+def runs_table(report: chapters.Report, root: Path = ROOT) -> Iterator[str]:
     """Markdown: how long each chapter ran, with its slowest cell, and in which environment."""
     yield "| chapter | executed (UTC) | duration (s) | slowest cell (s) | machine | Python |"
     yield "|---|---|---:|---:|---|---|"
-    for name in chapters.names(ROOT):
+    for name in chapters.names(root):
         path = report.folder / f"{name}.ipynb"
         if name in report.failures or not path.exists():
             yield f"| `{name}` | failed | | | | |"
@@ -131,6 +135,11 @@ def configure(config: Config, state: str) -> None:
     if mathjax is None or mathjax.origin is None:
         raise SphinxError("sphinx-mathjax-offline is not installed: run `make book`")
     config["html_static_path"].append(str(Path(mathjax.origin).parent / "static" / "mathjax" / "tex-svg-full.js"))
+
+
+def ask_the_register(app: Sphinx, uri: str) -> str | None:
+    """Address that says whether a DOI exists: the register's, for publishers turn programs away."""
+    return f"https://doi.org/api/handles/{uri.removeprefix(DOI)}" if uri.startswith(DOI) else None
 
 
 def citation(url: str) -> str:

@@ -1,5 +1,6 @@
 """The book: its sources, its machinery on a small book, and the rendered pages."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -8,8 +9,11 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import nbformat
 import pytest
@@ -23,14 +27,15 @@ TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
 
 
-def load_extension():
-    spec = importlib.util.spec_from_file_location("ecgmoe_book", ROOT / "book" / "ecgmoe_book.py")
-    module = importlib.util.module_from_spec(spec)
+def load_module(name):
+    """A module of the folder of the book, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-book = load_extension()
+book, printing, report_runs = map(load_module, ("ecgmoe_book", "print_book", "report_runs"))
 
 
 # --- the sources
@@ -146,6 +151,17 @@ def test_the_citation_has_the_address_only_where_it_is_known():
 SHOWN = "shown = 6 * 7\nshown"
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Path of an installed browser."""
+    found = next(filter(None, map(shutil.which, printing.BROWSERS)), None)
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("the browser tests need chromium")
+        pytest.skip("needs chromium")
+    return found
+
+
 def write_chapter(checkout, name, source):
     cells = [
         new_markdown_cell(f"# Chapter {name}\n\n$$ a = b $$ (eq-{name})"),
@@ -179,10 +195,10 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def build(checkout):
+def build(checkout, *options):
     """Build the small book from its root by the command that the README's `make book` calls."""
     return subprocess.run(
-        [Path(sys.executable).with_name("jupyter-book"), "build", "book", "-W", "-n", "--keep-going"],
+        [Path(sys.executable).with_name("jupyter-book"), "build", "book", *(options or ("-W", "-n", "--keep-going"))],
         cwd=checkout,
         env=os.environ
         | {"PYTHONPATH": str(checkout), "NO_COLOR": "1", "GIT_CEILING_DIRECTORIES": str(checkout.parent)},
@@ -229,6 +245,132 @@ def test_the_book_shows_the_runs_repeats_nothing_and_turns_red_on_a_failure(chec
     fourth = build(checkout)
     assert fourth.returncode == 0, fourth.stdout + fourth.stderr
     assert "2 executed, 0 unchanged, 0 failed" in fourth.stdout
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Address of a web server on this machine that has one page, ``there.html``."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "there.html").write_text("here I am", encoding="utf-8")
+    handler = partial(QuietHandler, directory=tmp_path / "site")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        """Say nothing."""
+
+
+def test_the_link_check_turns_red_on_a_dead_link_only(checkout, site):
+    """The book of this test has an address of its own in it; the real one's addresses need the network."""
+    toc = {"format": "jb-book", "root": "intro", "parts": [{"caption": "All", "chapters": [{"file": "runs"}]}]}
+    (checkout / "book" / "_toc.yml").write_text(yaml.safe_dump(toc), encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    options = re.search(r"jupyter-book build book (--builder custom .*)", makefile).group(1).split()
+    for page, code in (("there", 0), ("gone", 1)):
+        text = f"# Small book\n\n[a page]({site}/{page}.html)\n"
+        (checkout / "book" / "intro.md").write_text(text, encoding="utf-8")
+        done = build(checkout, *options)
+        assert done.returncode == code, done.stdout + done.stderr
+        found = (checkout / "_build" / "linkcheck" / "output.txt").read_text(encoding="utf-8")
+        assert (f"intro.md:3: [broken] {site}/gone.html" in found) == bool(code)
+
+
+def test_a_doi_is_asked_of_the_register():
+    asked = book.ask_the_register(None, "https://doi.org/10.1109/TBME.1985.325532")
+    assert asked == "https://doi.org/api/handles/10.1109/TBME.1985.325532"
+    assert book.ask_the_register(None, "https://arxiv.org/abs/2603.04589") is None
+
+
+@pytest.mark.slow
+def test_the_whole_book_is_printed_with_its_links(checkout, browser):
+    """Chapters on pages of their own, links between them within the PDF, and no path of this machine in it."""
+    with (checkout / "book" / "intro.md").open("a", encoding="utf-8") as file:
+        file.write("\n{doc}`notebooks/02_b` and [elsewhere](https://example.org/there)\n")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (options,) = re.findall(r"jupyter-book build book (--builder singlehtml .*)", makefile)
+    (page, pdf), *_ = re.findall(r"print_book\.py (\S+) (\S+)", makefile)
+    done = build(checkout, *options.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    printing.print_pdf(checkout / page, checkout / pdf)
+    content = (checkout / pdf).read_bytes()
+    assert len(re.findall(rb"/Type /Page\b(?!s)", content)) >= 6
+    assert b"(https://example.org/there)" in content
+    assert b"/Dest" in content and b"/Outlines" in content
+    assert b"file:" not in content and str(checkout).encode() not in content
+    assert not list((checkout / pdf).parent.glob(".*.partial"))
+
+
+def test_what_cannot_be_printed_is_said(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="there is no page .*none.html"):
+        printing.print_pdf(tmp_path / "none.html", tmp_path / "none.pdf")
+    page = tmp_path / "page.html"
+    page.write_text("<p>text</p>", encoding="utf-8")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="install one of chromium"):
+        printing.print_pdf(page, tmp_path / "page.pdf")
+    (tmp_path / "chromium").write_text("#!/bin/sh\necho no display >&2\n", encoding="utf-8")
+    (tmp_path / "chromium").chmod(0o755)
+    with pytest.raises(RuntimeError, match="printed nothing of .*page.html:\nno display"):
+        printing.print_pdf(page, tmp_path / "page.pdf")
+    assert not (tmp_path / "page.pdf").exists()
+
+
+# --- the report
+
+
+@pytest.fixture
+def runs(checkout):
+    """A function that writes the numbers of a run of the small book."""
+    (checkout / "runs" / "book").mkdir(parents=True)
+
+    def write(name, metrics, failed=False):
+        stem = f"{name}.failed" if failed else name
+        cells = [new_code_cell("1", metadata={"papermill": {"duration": 1.5}})]
+        metadata = {
+            "papermill": {"start_time": "2026-01-02T03:04:05", "duration": 2.0},
+            "ecgmoe": {"machine": "a machine", "python": "3.11.0"},
+        }
+        folder = checkout / "runs" / "book"
+        nbformat.write(new_notebook(cells=cells, metadata=metadata), folder / f"{stem}.ipynb")
+        if not failed:
+            content = {"chapter": name, "provenance": {"time": time.time()}, "metrics": metrics}
+            (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    return write
+
+
+def test_the_report_says_what_changed_since_the_last_one(checkout, runs):
+    runs("01_a", {"scores": [{"model": "ECG-MoE", "mae": 2.0}, {"model": "Zero", "mae": None}], "n": 3})
+    runs("02_b", {"share": 0.5})
+    folder = report_runs.report(checkout)
+    first = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| `01_a` | 2026-01-02 03:04 | 2 | 2 | a machine | 3.11.0 |" in first
+    assert "| `01_a` | 5 | not reported before |" in first
+
+    runs("01_a", {"scores": [{"model": "ECG-MoE", "mae": 2.5}, {"model": "Zero", "mae": 4.0}], "n": 3, "new": True})
+    runs("02_b", {"share": 0.5 + 1e-9})
+    report_runs.report(checkout)
+    second = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| `01_a` | 6 | 3 |" in second and "| `02_b` | 1 | 0 |" in second
+    with (folder / "changed.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["chapter", "where", "before", "now"],
+            ["01_a", "scores[0].mae", "2.0", "2.5"],
+            ["01_a", "scores[1].mae", "", "4.0"],
+            ["01_a", "new", "", "True"],
+        ]
+    assert {path.name for path in folder.glob("*.ipynb")} == {"01_a.ipynb"}
+
+    runs("02_b", {}, failed=True)
+    (checkout / "runs" / "book" / "02_b.json").unlink()
+    report_runs.report(checkout)
+    third = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| `02_b` | failed |" in third and "| `01_a` | 6 | 0 |" in third
+    assert {path.name for path in folder.glob("*.ipynb")} == {"02_b.failed.ipynb"}
 
 
 # --- the rendered pages
@@ -295,13 +437,8 @@ def test_the_book_shows_what_papermill_executed(pages):
 
 
 @pytest.fixture(scope="module")
-def browse(pages):
+def browse(pages, browser):
     """Page after its scripts ran in a browser without any network, as HTML."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("the browser tests need chromium")
-        pytest.skip("needs chromium")
 
     def dump(page, query=""):
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]

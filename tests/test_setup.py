@@ -127,7 +127,7 @@ def test_the_check_runs_the_two_commands_of_the_readme_then_slow_tests_and_gates
     assert re.findall(r"^make [\w-]+", readme, re.MULTILINE) == ["make book", "make test"]
     assert len(readme.splitlines()) <= 60
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    assert {"run": ".ci/run"} in workflow["jobs"]["book-and-tests"]["steps"]
+    assert [step["run"] for step in workflow["jobs"]["book-and-tests"]["steps"] if "run" in step] == commands
 
 
 @pytest.fixture
@@ -144,7 +144,9 @@ def make(folder, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("target", ["book", "test", "test-slow", "lint", "lab"])
+@pytest.mark.parametrize(
+    "target", ["book", "test", "test-slow", "lint", "lab", "pdf", "linkcheck", "report", "release"]
+)
 def test_each_target_sets_up_first_and_a_second_call_installs_nothing(checkout, target):
     assert make(checkout, "-n", target).count("pip install") == 3
     stamp = re.search(r"touch (\S+)", make(checkout, "-n", target)).group(1)
@@ -158,7 +160,8 @@ def test_each_target_sets_up_first_and_a_second_call_installs_nothing(checkout, 
 
 def test_help_lists_every_target(checkout):
     listed = re.findall(r"^([\w-]+) +\w", make(checkout), re.MULTILINE)
-    assert listed == ["help", "book", "test", "test-slow", "lint", "lab", "conda", "clean"]
+    quality = ["test", "test-slow", "lint"]
+    assert listed == ["help", "book", *quality, "lab", "pdf", "linkcheck", "report", "release", "conda", "clean"]
 
 
 @pytest.mark.parametrize(
