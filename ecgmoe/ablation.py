@@ -68,8 +68,8 @@ def run(
     rows : sequence of Row
         Of :func:`ecgmoe.configurations.select`; by default all that leave the backbones frozen.
     seeds : sequence of int
-        Of weights and order of records, in the place of ``config.seed``; rows that are costly or ``once`` have the
-        first alone.
+        Of weights and order of records, in the place of ``config.seed``; rows that are ``once`` have the first
+        alone.
     config : FitConfig
     preset : str
         Of the backbones, for their sizes.
@@ -113,7 +113,7 @@ def run(
         return trained(row, seeds[0], None).best
 
     # Seed after seed: an interrupted run has whole tables of fewer seeds.
-    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not (row.costly or row.once)]
+    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not row.once]
     found: dict[int, Run] = {}
     asked = base | {"refit": refit}
     for i, (row, seed) in enumerate(todo):

@@ -19,6 +19,8 @@ from ecgmoe.training import FitConfig, Fitted
 
 #: The row that all others are compared with.
 FULL = "ECG-MoE"
+#: The same with one of its backbones trained with it: what does best on real recordings.
+TRAINED = "ECG-MoE with ECG-FM trained"
 
 #: Modules that decide, with all that they use, on what a training comes to.
 _DECIDING = tuple(module.__name__ for module in (enecg, resnet, tasks, training))
@@ -39,8 +41,8 @@ class Row:
     shape: Mapping[str, Any] = field(default_factory=dict)  # fields of ECGMoEConfig, EnECGConfig or ResNetConfig
     fit: Mapping[str, Any] = field(default_factory=dict)  # fields of FitConfig
     effort: float = 1.0  # most epochs, as a multiple of ECG-MoE's
-    costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand, with one seed
-    once: bool = False  # a side question: with one seed
+    costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand
+    once: bool = False  # a side question, or costly: with one seed
     phase: bool = False  # beats of one phase instead of one duration: every RR interval is stretched to one length
     after: str = ""  # the row, with frozen backbones, whose trained model this one goes on from
 
@@ -68,6 +70,9 @@ TUNING_FIT: dict[str, dict[str, Any]] = {
     "full": {"lr": 1e-3},
 }
 TUNING_EFFORT = 0.25
+#: One backbone that learns with the rest has nothing to go on from: other rates and epochs were not tried.
+TRAINED_FIT: dict[str, Any] = {"lr_backbones": 1e-3}
+TRAINED_EFFORT = 0.6
 #: Of the large ResNet as many epochs as still take longer than ECG-MoE with the features of its backbones.
 LARGE_EFFORT = 0.2
 
@@ -145,6 +150,17 @@ def _table() -> tuple[Row, ...]:
     ):
         row = Row(name, "what is trained", f"goes on from {after}: {about} are learnt too", shape={"lora": placement})
         rows.append(replace(row, fit=TUNING_FIT[placement], effort=TUNING_EFFORT, costly=True, after=after))
+    rows.append(
+        Row(
+            TRAINED,
+            "what is trained",
+            "all weights of ECG-FM are learnt with the rest, from the first step on; the other backbones stay frozen",
+            shape={"lora": "full", "tuned": ("ecg-fm",)},
+            fit=TRAINED_FIT,
+            effort=TRAINED_EFFORT,
+            costly=True,
+        )
+    )
     rows += [
         Row(f"router: {k} of 5", "routing", f"the raw signal decides which run, {k} of five", shape={"top_k": k})
         for k in range(1, len(backbones.NAMES))
@@ -205,7 +221,11 @@ def _table() -> tuple[Row, ...]:
     ]
     side = ("tasks", "inputs", "backbones", "objective", "fusion", "routing")
     with_both = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
-    return tuple(replace(row, once=row.group in side or row.name in with_both) for row in rows)
+    several = (FULL, TRAINED)
+    return tuple(
+        replace(row, once=row.name not in several and (row.costly or row.group in side or row.name in with_both))
+        for row in rows
+    )
 
 
 def _others(name: str) -> tuple[str, ...]:
