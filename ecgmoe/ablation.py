@@ -256,14 +256,15 @@ def sizes(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
     )
 
 
-def compare(runs: Mapping[str, evaluation.Run], cohort: Cohort, seed: int = 0) -> pd.DataFrame:
-    """:func:`ecgmoe.evaluation.compare` of ECG-MoE with all others, by as many resamples as their number asks for.
+def compare(runs: Mapping[str, evaluation.Run], cohort: Cohort, seed: int = 0, model: str = FULL) -> pd.DataFrame:
+    """:func:`ecgmoe.evaluation.compare` of one row, ECG-MoE by default, with all others.
 
-    The least p value is 2 / (resamples + 1). Times the number of comparisons, as Holm's procedure has it, it must stay
-    well below 0.05: otherwise no difference could ever be clear, however large.
+    By as many resamples as the number of comparisons asks for: the least p value is 2 / (resamples + 1). Times the
+    number of comparisons, as Holm's procedure has it, it must stay well below 0.05: otherwise no difference could
+    ever be clear, however large.
     """
     n_comparisons = (len(runs) - 1) * len(cohort.tasks)
-    return evaluation.compare(runs, FULL, cohort, n_boot=max(2000, 60 * n_comparisons), seed=seed)
+    return evaluation.compare(runs, model, cohort, n_boot=max(2000, 60 * n_comparisons), seed=seed)
 
 
 def levelled(comparisons: pd.DataFrame) -> pd.DataFrame:

@@ -112,7 +112,8 @@ def measure(
     -------
     dict
         ``scores`` (every metric), ``comparisons`` and ``sizes`` as DataFrames, ``records`` by part of the cohort;
-        with ``refit`` also ``averaged_scores`` and ``averaged_comparisons`` of the rows with three seeds or more, their
+        with the row ``configurations.TRAINED`` also ``trained_comparisons``, of it with all others; with ``refit`` also
+        ``averaged_scores`` and ``averaged_comparisons`` of the rows with three seeds or more, their
         predictions averaged over seeds; of a simulated cohort, ``causes``.
     """
     inputs = features.make_inputs(cohort, preset=preset)
@@ -125,6 +126,8 @@ def measure(
     found: dict[str, evaluation.Run] = {**ablation.predictions(runs), **floors}
     comparisons = ablation.compare(found, cohort)
     more: dict[str, Any] = {}
+    if configurations.TRAINED in found:
+        more["trained_comparisons"] = ablation.compare(found, cohort, model=configurations.TRAINED)
     together = ablation.averaged(runs) if refit else {}
     if configurations.FULL in together and len(together) > 1:
         more["averaged_scores"] = evaluation.score_table(together, cohort, headline=False)
@@ -237,7 +240,8 @@ def load(name: str = "reference_simulated") -> dict[str, Any] | None:
         content = results.reference(name)
     except FileNotFoundError:
         return None
-    tables = ("scores", "comparisons", "sizes", "causes", "averaged_scores", "averaged_comparisons")
+    tables = ("scores", "sizes", "causes", "averaged_scores")
+    tables += ("comparisons", "trained_comparisons", "averaged_comparisons")
     metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
     return {**content, "metrics": metrics}
 
@@ -395,8 +399,8 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     """What the run on real recordings found of ECG-MoE and one rival, in words, with figures of the run."""
-    scores, pairs = metrics["scores"], ablation.levelled(metrics["comparisons"])
-    sizes, full = metrics["sizes"].set_index("row")["seeds"], configurations.FULL
+    scores, seeds = metrics["scores"], metrics["sizes"].set_index("row")["seeds"]
+    full, trained = configurations.FULL, configurations.TRAINED
 
     def figures(model: str) -> str:
         own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
@@ -405,16 +409,31 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
             f"accuracy {own['rhythm', 'accuracy']:.3f} (macro-F1 {own['rhythm', 'macro_f1']:.3f}) for rhythm"
         )
 
-    against_rival = pairs[pairs["baseline"] == rival].set_index("task")["better"]
-    sides = {
-        side: [tasks.TASKS[str(name)].title for name, better in against_rival.items() if better == side]
-        for side in ("model", "baseline")
-    }
-    return (
-        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings, {sizes[full]} seeds) "
-        f"{full} reaches {figures(full)}; a plain {rival} ({sizes[rival]} seeds) {figures(rival)}. "
-        f"Clearly better: {words(sides['model'])}; clearly worse: {words(sides['baseline'])}"
+    def verdict(comparisons: pd.DataFrame) -> str:
+        pairs = ablation.levelled(comparisons)
+        better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
+        model, baseline = (
+            words(tasks.TASKS[str(name)].title for name, of in better.items() if of == side)
+            for side in ("model", "baseline")
+        )
+        return f"Clearly better than the {rival}: {model}; clearly worse: {baseline}."
+
+    said = (
+        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings) a plain {rival} reaches "
+        f"{figures(rival)} ({of_seeds(seeds[rival])}); {full} over frozen backbones {figures(full)} "
+        f"({of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}"
     )
+    if trained in seeds:
+        said += (
+            f" With ECG-FM, one of its backbones, trained with it: {figures(trained)} ({of_seeds(seeds[trained])}). "
+            f"{verdict(metrics['trained_comparisons'])}"
+        )
+    return said
+
+
+def of_seeds(n: int) -> str:
+    """Number of seeds in words for a sentence."""
+    return "one seed" if n == 1 else f"{n} seeds"
 
 
 def words(names: Iterable[str]) -> str:

@@ -85,7 +85,7 @@ def test_the_simulated_cohort_is_made_in_the_asked_size():
 
 def test_what_is_written_names_every_row_with_its_size_time_seeds_and_interval(cohort, made):
     content, path = made
-    assert path.name == "reference_toy.json"
+    assert path.name == "reference_toy_compact_random.json"
     read = json.loads(path.read_text("utf-8"))
     metrics = read["metrics"]
     assert [line["row"] for line in metrics["sizes"]] == ROWS
@@ -127,7 +127,7 @@ def test_a_reference_run_is_read_back_as_tables_or_is_none(made, monkeypatch):
     content, path = made
     assert reference.load("reference_of_nothing") is None
     monkeypatch.setattr(results, "reference", lambda name: results.load(name, path.parent))
-    back = reference.load("reference_toy")
+    back = reference.load("reference_toy_compact_random")
     for name in ("scores", "comparisons", "sizes"):
         pd.testing.assert_frame_equal(
             back["metrics"][name], content["metrics"][name], check_dtype=False, check_column_type=False
@@ -234,7 +234,9 @@ def test_the_command_lists_refuses_and_makes(small, tmp_path, monkeypatch):
     options = ["--preset", "compact-random", "--seeds", "1", "--epochs", "1", "--train-records", "30"]
     done = invoke(app, ["reference", *options, "--rows", "without backbones", "--folder", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert f"wrote {tmp_path / 'reference_toy.json'}" in done.output and "without backbones" in done.output
+    assert (
+        f"wrote {tmp_path / 'reference_toy_compact_random.json'}" in done.output and "without backbones" in done.output
+    )
 
 
 def test_the_command_refuses_an_unknown_row_and_a_missing_folder(tmp_path):
@@ -293,7 +295,7 @@ def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path)
     """Of real data each row and seed has its file, and what is there is composed without any training."""
     options = {"data": "somewhere", "preset": "compact-random", "rows": ROWS, "seeds": 3, "epochs": 2}
     content, path = reference.make(tmp_path, **options)
-    assert path.name == "reference_toy.json"
+    assert path.name == "reference_toy_compact_random.json"
     kept = sorted(item.name for item in (tmp_path / path.stem).iterdir())
     assert len(kept) == 3 * len(ROWS) - sum(2 for row in configurations.TABLE if row.name in ROWS and row.once)
     metrics = content["metrics"]
@@ -313,6 +315,21 @@ def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path)
             reference.make(tmp_path, **options, only_kept=True)
 
 
+def test_the_row_with_a_trained_backbone_is_compared_with_all_others(cohort, small, tmp_path, monkeypatch):
+    """Its files hold every seed, though it takes long, and the sentence on real hearts tells of it too."""
+    names = [configurations.FULL, configurations.TRAINED, "ResNet"]
+    rows = [replace(row, backbones=("dlinear",)) for row in configurations.TABLE if row.name in names]
+    rows[1] = replace(rows[1], shape={"lora": "full", "tuned": ("dlinear",)})
+    monkeypatch.setattr(configurations, "select", lambda *_: rows)
+    options = {"data": "somewhere", "preset": "compact-random", "rows": names, "seeds": 2, "epochs": 1}
+    content, path = reference.make(tmp_path, **options)
+    assert len(list((tmp_path / path.stem).glob("ecg-moe-with-ecg-fm-trained-seed*.json"))) == 2
+    others = set(content["metrics"]["trained_comparisons"]["baseline"])
+    assert others == set(content["metrics"]["scores"]["model"]) - {configurations.TRAINED}
+    told = reference.on_real_hearts(content["metrics"])
+    assert "trained with it: " in told and told.count("Clearly better than the ResNet: ") == 2 and "(2 seeds)" in told
+
+
 def test_the_recipe_is_that_of_the_data():
     assert reference.recipe("simulated") == FitConfig()
     assert reference.recipe("~/ptb-xl") == reference.REAL
@@ -325,7 +342,7 @@ def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
     assert all(f"reference_{name}" in reference.RUNS for name in ("simulated", "ptbxl", "mimicivecg"))
     assert "Not run yet" in reference.shown("reference_mimicivecg", ROWS, "tab-x", "Rows.").data
     assert reference.column(run="reference_of_nothing") == {reference.REAL_TITLE: None}
-    monkeypatch.setattr(results, "reference", lambda name: results.load("reference_toy", path.parent))
+    monkeypatch.setattr(results, "reference", lambda name: results.load(path.stem, path.parent))
     page = reference.shown("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-x", "Rows.").data
     assert "| ECG-MoE |" in page and "without backbones" not in page and ":name: tab-x" in page
     (scores,) = reference.column({"ECG-MoE": "ours"}).values()
