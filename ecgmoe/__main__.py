@@ -265,26 +265,42 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--row", default="ECG-MoE", metavar="NAME", help="Which ECG-MoE: a row of `reference --list`.")
+@click.option(
+    "--members", default=3, type=click.IntRange(min=1), help="Trainings from different seeds that answer as one."
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Most epochs of a training, instead of the recipe's.")
-@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed of the first training.")
 @click.option(
     "--runs",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keeps checkpoints: after a kill, the same command goes on.",
 )
-def ship(data_root: str, folder: Path, epochs: int | None, seed: int, runs: Path | None) -> None:
+def ship(
+    data_root: str, folder: Path, row: str, members: int, epochs: int | None, seed: int, runs: Path | None
+) -> None:
     """Train a model for others to use, and write it with its card to FOLDER: what is in data/models was made so.
 
     Epochs and calibration are chosen on fold 8 of DATA_ROOT; the model then learns from folds 1-8, and is judged on
     fold 9.
     """
-    from ecgmoe import datasets, reference, shipping
+    from ecgmoe import configurations, datasets, reference, shipping
 
+    models = {
+        one.name.lower(): one
+        for one in configurations.TABLE
+        if one.kind == "ECG-MoE" and not (one.after or one.phase or one.shape.get("top_k"))
+    }
+    if row.lower() not in models:
+        raise click.UsageError(f"no ECG-MoE {row}; known are {', '.join(one.name for one in models.values())}")
+    chosen = models[row.lower()]
     with _input_errors():
         cohort = datasets.load(data_root, max_records=0)
         recipe = reference.recipe(data_root)
-        config = replace(recipe, epochs=epochs or recipe.epochs, seed=seed)
-        shipping.ship(cohort, folder, config=config, runs=runs)
+        most = epochs or max(1, round(recipe.epochs * chosen.effort))
+        config = replace(recipe, **chosen.fit, epochs=most, seed=seed)
+        shape = {"names": chosen.backbones, **chosen.shape}
+        shipping.ship(cohort, folder, config=config, members=members, runs=runs, **shape)
     click.echo((folder / "README.md").read_text("utf-8"))
 
 

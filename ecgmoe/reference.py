@@ -241,8 +241,8 @@ def load(name: str = "reference_simulated") -> dict[str, Any] | None:
         content = results.reference(name)
     except FileNotFoundError:
         return None
-    tables = ("scores", "sizes", "causes", "averaged_scores")
-    tables += ("comparisons", "trained_comparisons", "averaged_comparisons")
+    tables = {"scores", "sizes", "causes", "averaged_scores"}
+    tables |= {"comparisons", "trained_comparisons", "averaged_comparisons"}
     metrics = {key: pd.DataFrame(value) if key in tables else value for key, value in content["metrics"].items()}
     return {**content, "metrics": metrics}
 

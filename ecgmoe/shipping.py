@@ -31,10 +31,6 @@ from ecgmoe.sources import Recording
 from ecgmoe.tasks import TASKS
 from ecgmoe.training import FitConfig
 
-#: Trainings that answer together in a shipped model: their mean is better than each (see the card), and five files of
-#: this size would still lie in a repository.
-MEMBERS = 3
-
 #: Selections of leads that a card gives figures for.
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "all twelve": LEADS,
@@ -198,7 +194,7 @@ def ship(
     folder: Path,
     *,
     config: FitConfig = FitConfig(),
-    members: int = MEMBERS,
+    members: int = 3,
     runs: Path | None = None,
     **shape: Any,
 ) -> dict[str, Any]:

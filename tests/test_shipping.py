@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from synthetic import toy_cohort
 
 from ecgmoe import datasets, features, prediction, results, shipping, training
+from ecgmoe.__main__ import app
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.tasks import TASKS
 from ecgmoe.training import FitConfig
@@ -128,6 +130,26 @@ def test_the_figures_of_the_card_are_those_of_its_answers(shipped, cohort):
     assert coverage.loc[("age", "all"), "share"] == pytest.approx(inside)
     scores = pd.DataFrame(card["test"]["scores"]).set_index(["task", "metric"])["value"]
     assert scores["age", "mae"] == pytest.approx(np.nanmean(np.abs(table["age_years"] - age)), rel=1e-4)
+
+
+def test_a_backbone_that_was_trained_travels_with_the_model(cohort, tmp_path, monkeypatch):
+    make_inputs = features.make_inputs
+    monkeypatch.setattr(features, "make_inputs", lambda cohort: make_inputs(cohort, ("dlinear",), "compact-random"))
+    shape = {"lora": "full", "tuned": ("dlinear",), "preset": "compact-random"}
+    card = shipping.ship(cohort, tmp_path / "toy", config=replace(CONFIG, epochs=1), members=1, **shape)
+    predictor = prediction.load(tmp_path / "toy")
+    assert not card["backbones"] and list(predictor.model.networks) == ["dlinear"] and not predictor.networks
+    assert card["parameters"] == predictor.model.n_parameters() > 80_000, "those of the backbone are among them"
+    test = np.flatnonzero(cohort.split == "test")
+    error = np.abs(predictor.predict(cohort.signal[test], cohort.fs)["age_years"] - cohort.targets()["age"][test])
+    scores = pd.DataFrame(card["test"]["scores"]).set_index(["task", "metric"])["value"]
+    assert scores["age", "mae"] == pytest.approx(error.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("row", ["nothing", "ResNet", "router: 1 of 5", "beats by phase"])
+def test_only_what_can_be_shipped_is_trained(row, tmp_path):
+    done = CliRunner().invoke(app, ["ship", "simulated", str(tmp_path / "x"), "--row", row])
+    assert done.exit_code == 2 and f"no ECG-MoE {row}; known are ECG-MoE, " in " ".join(done.output.split())
 
 
 def test_labels_without_an_answer_are_counted_and_not_scored(shipped, cohort):
