@@ -1,10 +1,13 @@
-"""The book: its sources, its machinery on a small book, and the rendered pages."""
+"""The book: its sources, its exercises, its machinery on a small book, and the rendered pages."""
 
+import ast
+import builtins
 import csv
 import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +17,31 @@ from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from synthetic import toy_cohort
+
+from ecgmoe import (
+    ablation,
+    backbones,
+    baselines,
+    beats,
+    bench_inference,
+    chapters,
+    enecg,
+    evaluation,
+    features,
+    prediction,
+    training,
+)
+from ecgmoe.__main__ import app as command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -96,6 +119,197 @@ def test_every_reference_of_the_bibliography_is_complete():
     for key, fields in entries:
         assert re.search(r"\byear\s*=", fields), key
         assert re.search(r"\b(doi|url)\s*=", fields), key
+
+
+# --- the exercises
+
+CHAPTERS = [path.stem for path in NOTEBOOKS]
+EXERCISE = re.compile(r"^\*\*(\d)\. (\w+)\.\*\* (.+?)\n\n:::\{dropdown\} Answer\n(.+?)\n:::$", re.MULTILINE | re.DOTALL)
+
+
+def cells_of(chapter):
+    return nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
+
+
+def exercises_of(chapter):
+    """Source of the section."""
+    return cells_of(chapter)[-2].source
+
+
+def blocks(chapter, language):
+    return re.findall(rf"^```{language}\n(.+?)^```$", exercises_of(chapter), re.MULTILINE | re.DOTALL)
+
+
+def code_of(chapter):
+    """The statements of a chapter."""
+    return [node for cell in cells_of(chapter) if cell.cell_type == "code" for node in ast.parse(cell.source).body]
+
+
+class Bound(ast.NodeVisitor):
+    """Names that statements leave behind in a module."""
+
+    def __init__(self, nodes):
+        self.names = set()
+        for node in nodes:
+            self.visit(node)
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store):
+            self.names.add(node.id)
+
+    def visit_alias(self, node):
+        self.names.add((node.asname or node.name).partition(".")[0])
+
+    def visit_FunctionDef(self, node):
+        self.names.add(node.name)
+
+    def inner(self, node):
+        """Its names stay inside."""
+
+    visit_Lambda = visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = inner
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_ends_with_three_exercises_and_their_folded_answers(chapter):
+    *_, section, last = cells_of(chapter)
+    assert section.cell_type == "markdown" and section.id.startswith("exercises-")
+    assert section.source.startswith("## Exercises\n")
+    assert last.cell_type == "code" and last.source.startswith("results.save(")
+    found = EXERCISE.findall(section.source)
+    assert [(number, kind) for number, kind, *_ in found] == [("1", "Think"), ("2", "Run"), ("3", "Write")]
+    assert section.source.count(":::") == 6
+    (_, _, thought, thoughts), (_, _, run, _), (_, _, _, written) = found
+    assert "```" not in thought + thoughts
+    assert "```bash\n" in run and "```python\n" in written
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert "colon_fence" in config["parse"]["myst_enable_extensions"], "without it a dropdown is plain text"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_what_an_exercise_runs_are_commands_and_parameters_that_there_are(chapter):
+    lines = [shlex.split(line) for block in blocks(chapter, "bash") for line in block.splitlines()]
+    assert all(line[:3] == [".venv/bin/python", "-m", "ecgmoe"] for line in lines)
+    assert {line[3] for line in lines} <= set(command_line.commands)
+    (of_chapters,) = (line[4:] for line in lines if line[3] == "chapters")
+    name, options = of_chapters[0], of_chapters[1:]
+    assert options[::3] == ["-p"] * (len(options) // 3) != []
+    given = dict(zip(options[1::3], options[2::3], strict=True))
+    planned = chapters.plan([name], given)
+    assert list(planned) == [chapter] and set(planned[chapter]) == set(given)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_what_exercises_refer_to_is_in_the_chapter(chapter):
+    cells = cells_of(chapter)
+    rest = "".join(json.dumps(cell) for cell in cells if cell != cells[-2])
+    wanted = re.findall(r"\{numref\}`([^`]+)`", exercises_of(chapter))
+    wanted += re.findall(r"\{glue:text\}`(\w+)", exercises_of(chapter))
+    assert wanted and [name for name in wanted if f'"{name}"' not in rest.replace('\\"', '"')] == []
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_python_of_exercises_uses_what_the_chapter_has_defined(chapter):
+    known = Bound(code_of(chapter)).names | set(dir(builtins))
+    for source in blocks(chapter, "python"):
+        nodes = ast.walk(ast.parse(source))
+        names = [node for node in nodes if isinstance(node, ast.Name)]
+        stored = {node.id for node in names if isinstance(node.ctx, ast.Store)} | Bound(ast.parse(source).body).names
+        assert {node.id for node in names} - stored - known == set()
+        assert max(map(len, source.splitlines())) <= 120
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A cohort with what chapters make of it: features of backbones, and networks after an epoch."""
+    cohort = toy_cohort(60)
+    rng, config = np.random.default_rng(0), training.FitConfig(epochs=1)
+    inputs = features.from_signal(cohort.signal, cohort.fs)
+    drawn = {name: rng.normal(size=(len(cohort), 4)).astype(np.float32) for name in backbones.NAMES}
+    inputs = inputs._replace(features={name: torch.from_numpy(values) for name, values in drawn.items()})
+    return SimpleNamespace(
+        cohort=cohort,
+        inputs=inputs,
+        frozen={backbones.TITLES[name]: values for name, values in drawn.items()},
+        fitted=training.train(cohort, inputs, names=(), config=config),
+        mended=enecg.train_mended(cohort, inputs, config),
+    )
+
+
+def made_by(chapter, toy, model):
+    """What the Python of a chapter's exercise takes from the chapter, in small."""
+    cohort, test = toy.cohort, toy.cohort.split == "test"
+    runs = {"ECG-MoE": toy.fitted.predictions, "Time MoE": baselines.floors(cohort)[evaluation.CHARACTERISTICS]}
+    parts = [bench_inference.ONE_PASS, bench_inference.BEATS, *backbones.TITLES.values(), bench_inference.FUSION]
+    made = {
+        "02_periodicity": lambda: {"peaks": beats.detect_r_peaks(cohort.signal, cohort.fs)},
+        "03_zero_shot": lambda: {"frozen": toy.frozen},
+        "04_periodic_moe": lambda: {
+            "fitted": toy.fitted,
+            "inputs": toy.inputs,
+            "titles": [task.title for task in cohort.tasks.values()],
+        },
+        "05_lora_fusion": lambda: {"full": toy.fitted, "undone": {"sex": odds_halved(toy.fitted.predictions["sex"])}},
+        "06_efficiency": lambda: {"parts": pd.DataFrame({"ms_per_record": [9.0, 2.0, *range(1, 7)]}, index=parts)},
+        "07_ablation": lambda: {
+            "scores": evaluation.score_table(runs, cohort, n_boot=50),
+            "pairs": ablation.compare(runs, cohort),
+        },
+        "09_enecg": lambda: {"mended": {"none": toy.mended}, "inputs": toy.inputs},
+        "10_your_ecg": lambda: {"test": np.flatnonzero(test), "predictor": prediction.load(model)},
+    }
+    return {"cohort": cohort, "test": test, "seed": 0} | made.get(chapter, dict)()
+
+
+def odds_halved(claimed):
+    return claimed / (claimed + 2 * (1 - claimed))
+
+
+def executed(source, namespace):
+    """Value of the last expression, as a notebook shows it; None after any other statement."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "exercise", "exec"), namespace)
+    return last and eval(compile(ast.Expression(last.value), "exercise", "eval"), namespace)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_python_of_exercises_runs_and_shows_what_the_answer_says(
+    chapter, toy, model, one_thread, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    namespace = {}
+    imports = [node for node in code_of(chapter) if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), chapter, "exec"), namespace)
+    namespace |= made_by(chapter, toy, model)
+    shown = [executed(source, namespace) for source in blocks(chapter, "python")][-1]
+    said = capsys.readouterr().out
+    assert said.strip() or shown is not None
+    match chapter[:2]:
+        case "01":
+            classes = [line.split(" → ")[1] for line in said.splitlines()]
+            assert ["block" in name for name in classes] == [True, False, False, False] and classes[-1] == "None"
+        case "02":
+            none, *_, twentieth = (float(number) for number in re.findall(r"mean (\S+) ms", said))
+            assert twentieth > 3 * none
+        case "03":
+            assert said.count("TimesNet") == 3
+        case "04":
+            assert float(said.split()[-1]) > 0.01
+        case "05":
+            of = shown.set_index("Metric")
+            assert of.loc["AUROC", "as trained"] == of.loc["AUROC", "weights undone"]
+        case "06":
+            assert said.splitlines()[-1] == f"at most: {(2 + sum(range(1, 7))) / (2 + 6):.1f}"
+        case "07":
+            assert "difference" in said
+        case "08":
+            p = [float(number) for number in re.findall(r"p = (\S+)", said)]
+            assert p == sorted(p, reverse=True) and p[0] > 0.05 > p[-1]
+        case "09":
+            assert len(shown) == len(toy.cohort.tasks)
+        case "10":
+            assert (tmp_path / "mine.npy").exists()
+            assert shown.shape[1] == 2 and shown.loc["rr_ms", 0] == pytest.approx(shown.loc["rr_ms", 1], abs=5)
 
 
 # --- the machinery
