@@ -5,49 +5,36 @@ chapters that these belong to or that failed. The numbers are then kept in ``run
 """
 
 import csv
-import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ecgmoe_book import ROOT, runs_table
 
-from ecgmoe import chapters
+from ecgmoe import chapters, comparison
 
 #: Relative difference up to which two numbers count as the same: other processors round differently.
 TOLERANCE = 1e-6
 
-Change = tuple[str, str, Any, Any]  # chapter, where in its JSON, before, now
+Row = tuple[str, str, Any, Any]  # chapter, where in its JSON, before, now
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Give each number, text and null of a JSON value with the way to it, such as ``scores[3].value``."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from leaves(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from leaves(item, f"{path}[{i}]")
-    else:
-        yield path, value
+def rounded_alike(number: comparison.Number) -> bool:
+    """Whether two numbers agree within :data:`TOLERANCE`, and so do the ends of their intervals."""
+    before, now = (number.a, *(number.interval_a or ())), (number.b, *(number.interval_b or ()))
+    if len(before) != len(now):
+        return False
+    return all(map(partial(math.isclose, rel_tol=TOLERANCE, abs_tol=1e-12), before, now))
 
 
-def same(before: Any, now: Any) -> bool:
-    """Whether two leaves agree, numbers within :data:`TOLERANCE`."""
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, now))
-    return math.isclose(before, now, rel_tol=TOLERANCE, abs_tol=1e-12) if numbers else bool(before == now)
-
-
-def changes(chapter: str, before: Path, now: Path) -> list[Change]:
-    """What differs between the metrics of two JSON files of a chapter; None stands for what one of them lacks."""
-    old, new = (dict(leaves(json.loads(path.read_text("utf-8"))["metrics"])) for path in (before, now))
-    return [
-        (chapter, where, old.get(where), new.get(where))
-        for where in {**old, **new}
-        if (where in old) != (where in new) or not same(old[where], new[where])
-    ]
+def changes(chapter: str, found: comparison.Comparison) -> list[Row]:
+    """What differs between two runs of a chapter but for time and memory; None stands for what one of them lacks."""
+    numbers = [one for one in found.numbers if not rounded_alike(one)]
+    rows: list[Row] = [(chapter, one.where, one.a, one.b) for one in (*numbers, *found.texts)]
+    rows += [(chapter, where, "there", None) for where in found.only_a]
+    return rows + [(chapter, where, None, "there") for where in found.only_b]
 
 
 def report(root: Path = ROOT) -> Path:
@@ -59,22 +46,20 @@ def report(root: Path = ROOT) -> Path:
     names = chapters.names(root)
     failed = [name for name in names if (runs / f"{name}.failed.ipynb").exists()]
     lines = ["# Execution report", "", *runs_table(chapters.Report(runs, (), (), dict.fromkeys(failed, "")), root), ""]
-    lines += ["## Numbers that changed since the last report", "", "| chapter | numbers and texts | changed |"]
+    lines += ["## Numbers that changed since the last report", "", "| chapter | changed | time and memory |"]
     lines += ["|---|---:|---:|"]
-    every: list[Change] = []
+    every: list[Row] = []
     for name in names:
         now, before = runs / f"{name}.json", kept / f"{name}.json"
         if name in failed or not now.exists():
             lines.append(f"| `{name}` | none | |")
-            continue
-        n = sum(1 for _ in leaves(json.loads(now.read_text("utf-8"))["metrics"]))
-        found = changes(name, before, now) if before.exists() else []
-        lines.append(f"| `{name}` | {n:,} | {len(found) if before.exists() else 'not reported before'} |")
-        every += found
-    lines += [
-        "",
-        "Times change with every run, and the numbers made of them, most of all in the chapter on efficiency.",
-    ]
+        elif not before.exists():
+            lines.append(f"| `{name}` | not reported before | |")
+        else:
+            found = comparison.compare(comparison.read(before), comparison.read(now))
+            changed = changes(name, found)
+            lines.append(f"| `{name}` | {len(changed)} | {len(found.timings)} |")
+            every += changed
     (folder / "report.md").write_text("\n".join(lines) + "\n", "utf-8")
     with (folder / "changed.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("chapter", "where", "before", "now"), *every])

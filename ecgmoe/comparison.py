@@ -97,13 +97,14 @@ def compare_runs(a: Path, b: Path) -> Runs:
     if a.is_dir() != b.is_dir():
         raise InputError(f"of {a} and {b} one is a folder and one a file; name two files or two folders")
     if not a.is_dir():
-        return Runs({a.name if a.name == b.name else f"{a.name} and {b.name}": compare(_read(a), _read(b))})
+        return Runs({a.name if a.name == b.name else f"{a.name} and {b.name}": compare(read(a), read(b))})
     of_a, of_b = _results(a), _results(b)
     both = {name: compare(of_a[name], of_b[name]) for name in of_a if name in of_b}
     return Runs(both, [name for name in of_a if name not in of_b], [name for name in of_b if name not in of_a])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """Read a result; InputError where it is none."""
     try:
         content = json.loads(path.read_text("utf-8"), parse_constant=lambda _: None)  # NaN is null, as when written
     except (OSError, ValueError, RecursionError) as error:
@@ -115,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _results(folder: Path) -> dict[str, dict[str, Any]]:
     """Results of a run by name. Other JSON of its folder, such as the parameters of chapters, has no provenance."""
-    found = {path.name: content for path in sorted(folder.glob("*.json")) if "provenance" in (content := _read(path))}
+    found = {path.name: content for path in sorted(folder.glob("*.json")) if "provenance" in (content := read(path))}
     if not found:
         raise InputError(f"{folder} holds no result (a JSON object with a provenance); {_NAME_ONE}")
     return found

@@ -45,9 +45,10 @@ CAUSE_RECORDS = 100
 
 #: How rows are trained on real recordings; a row's own settings go before these. Of weight decay 0.02 (as on the
 #: simulated cohort) and 0.3 the latter did better for ECG-MoE on fold 8 of PTB-XL, in one training each. Tried without
-#: a gain that two seeds agree on: rates of 0.001 and 0.004, dropout of 0.5, amplitudes, leads and places of beats
-#: changed at random, all beats instead of six, or their mean beside them, deeper networks of beats. Mixup at width 96
-#: and 30 epochs gained 0.02 of 1.17 in twice the time; training ECG-FM with the rest 0.08 (``configurations.TRAINED``).
+#: a gain beyond what two seeds differ by (0.01 of the loss): rates of 0.001 and 0.004, dropout of 0.5, amplitudes,
+#: leads and places of beats changed at random, all beats instead of six, or their mean beside them, deeper networks of
+#: beats. Mixup at width 96 and 30 epochs gained 0.02 of 1.17 in twice the time; training ECG-FM with the rest 0.08
+#: (``configurations.TRAINED``).
 REAL = FitConfig(weight_decay=0.3)
 
 

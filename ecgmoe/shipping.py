@@ -352,6 +352,11 @@ def readme(card: Mapping[str, Any]) -> str:
     titles = [TASKS[name].title for name in TASKS if name in card["test"]["without an answer"]]
     titles = [title if title[1].isupper() else title.lower() for title in titles]
     answers = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
+    n, begins = len(card["files"]), "An ECG-MoE over compact backbones, trained"
+    if n > 1:
+        begins = (
+            f"{n} ECG-MoE over compact backbones that answer as one by the mean of their logits, trained from {n} seeds"
+        )
     return f"""---
 library_name: ecgmoe
 license: {_HUB_LICENCES.get(data["licence"], "other")}
@@ -360,10 +365,9 @@ tags: [electrocardiogram, mixture-of-experts]
 
 # {card["name"]}
 
-{len(card["files"])} ECG-MoE over compact backbones, which differ by seed and answer as one: the mean of their logits.
-They were trained on folds {min(data["folds"])}-{max(data["folds"])} of {data["name"]} ({data["records"]:,} recordings
+{begins} on folds {min(data["folds"])}-{max(data["folds"])} of {data["name"]} ({data["records"]:,} recordings
 of {data["patients"]:,} patients at {data["fs"]} Hz, {data["licence"]},
-https://doi.org/{data["doi"]}). From ten seconds of an ECG they answer {answers}.
+https://doi.org/{data["doi"]}). From ten seconds of an ECG it answers {answers}.
 
 ```bash
 python -m ecgmoe predict RECORD --model {named}
@@ -374,10 +378,10 @@ import ecgmoe
 ecgmoe.load("{named}").predict(signal, fs)  # (records, 12, samples) in mV
 ```
 
-{card["parameters"]:,} parameters. Backbones that they do not hold themselves lie in `data/backbones`; `card.json` names
+{card["parameters"]:,} parameters. Backbones that it does not hold itself lie in `data/backbones`; `card.json` names
 them by digest.
 
-## What they reach on fold 9, which they have not seen
+## What it reaches on fold 9, which it has not seen
 
 {_lines(shown["scores"])}
 

@@ -139,12 +139,11 @@ def _in_folder(folder: Path, prefix: str = "") -> Iterator[str]:
 def _parts(header: Path) -> list[Path]:
     """Headers of the parts of a recording of several; they are no recordings of their own."""
     try:
-        lines = [line for line in header.read_text("utf-8", "replace").splitlines() if line and line[0] != "#"]
+        text = header.read_text("utf-8", "replace")
     except OSError:
         return []  # said when it is read
-    if not lines or "/" not in lines[0].split()[0]:
-        return []
-    return [header.with_name(f"{line.split()[0]}.hea") for line in lines[1:]]
+    names = [line.split()[0] for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return [header.parent / f"{name}.hea" for name in names[1:]] if names and "/" in names[0] else []
 
 
 def _rate(name: str, files: Files) -> float:

@@ -559,23 +559,23 @@ def runs(checkout):
 
 def test_the_report_says_what_changed_since_the_last_one(checkout, runs):
     runs("01_a", {"scores": [{"model": "ECG-MoE", "mae": 2.0}, {"model": "Zero", "mae": None}], "n": 3})
-    runs("02_b", {"share": 0.5})
+    runs("02_b", {"share": 0.5, "seconds": 3.0})
     folder = report_runs.report(checkout)
     first = (folder / "report.md").read_text(encoding="utf-8")
     assert "| `01_a` | 2026-01-02 03:04 | 2 | 2 | a machine | 3.11.0 |" in first
-    assert "| `01_a` | 5 | not reported before |" in first
+    assert "| `01_a` | not reported before |" in first
 
     runs("01_a", {"scores": [{"model": "ECG-MoE", "mae": 2.5}, {"model": "Zero", "mae": 4.0}], "n": 3, "new": True})
-    runs("02_b", {"share": 0.5 + 1e-9})
+    runs("02_b", {"share": 0.5 + 1e-9, "seconds": 4.0})
     report_runs.report(checkout)
     second = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| `01_a` | 6 | 3 |" in second and "| `02_b` | 1 | 0 |" in second
+    assert "| `01_a` | 3 | 0 |" in second and "| `02_b` | 0 | 1 |" in second
     with (folder / "changed.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.reader(file)) == [
             ["chapter", "where", "before", "now"],
-            ["01_a", "scores[0].mae", "2.0", "2.5"],
-            ["01_a", "scores[1].mae", "", "4.0"],
+            ["01_a", "scores[ECG-MoE].mae", "2.0", "2.5"],
             ["01_a", "new", "", "True"],
+            ["01_a", "scores[Zero].mae", "", "there"],
         ]
     assert {path.name for path in folder.glob("*.ipynb")} == {"01_a.ipynb"}
 
@@ -583,7 +583,7 @@ def test_the_report_says_what_changed_since_the_last_one(checkout, runs):
     (checkout / "runs" / "book" / "02_b.json").unlink()
     report_runs.report(checkout)
     third = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| `02_b` | failed |" in third and "| `01_a` | 6 | 0 |" in third
+    assert "| `02_b` | failed |" in third and "| `01_a` | 0 | 0 |" in third
     assert {path.name for path in folder.glob("*.ipynb")} == {"02_b.failed.ipynb"}
 
 

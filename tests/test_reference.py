@@ -285,6 +285,17 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
     metrics = found["metrics"]
     readme = Path(__file__).parents[1] / "README.md"
     assert reference.on_real_hearts(metrics) in " ".join(readme.read_text("utf-8").split())
+    text, rival = " ".join(readme.read_text("utf-8").split()), "baseline == 'ResNet'"
+    assert (
+        "with one of them trained it is ahead of the ResNet on every task, by more than chance on the RR interval"
+        in text
+    )
+    pairs = metrics["trained_comparisons"].query(rival).set_index("task")
+    up = pd.Series({name: 1 if TASKS[name].higher_is_better else -1 for name in pairs.index})
+    assert (up * pairs["difference"] > 0).all() and list(pairs.index[pairs["better"] == "model"]) == ["rr"]
+    assert "Over frozen backbones the mixture does not earn its price" in text
+    frozen = metrics["comparisons"].query(rival).set_index("task")["better"]
+    assert set(frozen[frozen == "model"].index) <= {"rr"}, "no better than a ResNet, but for what a detector gives too"
     assert metrics["refit"] and set(metrics["scores"]["task"]) == {"rr", "age", "sex", "rhythm"}
     floors = metrics["comparisons"].query(f"baseline in {list(evaluation.FLOORS)} and task != 'rr'")
     assert (floors["better"] == "model").all(), "no floor comes near, but for the R-peak detector"

@@ -55,10 +55,18 @@ def test_parts_of_a_recording_are_no_recordings_of_their_own(tmp_path, signal):
     for name in ("a_0001", "a_0002", "b"):
         write_record(tmp_path / name, signal, 100)
     n = signal.shape[1]
-    (tmp_path / "a.hea").write_text(f"a/2 12 100 {2 * n}\na_0001 {n}\na_0002 {n}\n")
+    (tmp_path / "a.hea").write_text(f"a/2 12 100 {2 * n}\n  \na_0001 {n}\na_0002 {n}\n")
     whole, other = read(tmp_path)
     assert isinstance(whole, sources.Recording) and (whole.name, whole.signal.shape[1]) == ("a", 2 * n)
     assert isinstance(other, sources.Recording) and other.name == "b"
+
+
+def test_a_header_that_makes_no_sense_costs_no_other_recording(tmp_path, signal):
+    write_record(tmp_path / "b", signal, 100)
+    for name, text in {"a": " \n\t\n", "c": "c/2 12 100 2000\n../x 10\n/ 10\n", "d": ""}.items():
+        (tmp_path / f"{name}.hea").write_text(text)
+    found = read(tmp_path)
+    assert [isinstance(item, RecordError) for item in found] == [True, False, True, True]
 
 
 def test_records_are_those_that_a_folder_lists(tmp_path, signal):
