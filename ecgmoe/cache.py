@@ -1,9 +1,12 @@
 """A content-addressed cache of arrays: computed on a miss, written atomically under a lock, shared by all processes."""
 
+import ast
 import hashlib
+import io
 import json
 import os
 import sys
+import tokenize
 from collections.abc import Callable, Mapping
 from inspect import ismodule
 from pathlib import Path
@@ -42,8 +45,23 @@ def digest(*parts: object) -> str:
 
 
 def source_digest(*files: str | None) -> str:
-    """Digest of source files (``__file__`` of modules), for keys of what their code decides."""
-    return digest(*(Path(str(file)).read_bytes() for file in files))
+    """Digest of the code in source files (``__file__`` of modules), for keys of what it decides; words are left out."""
+    return digest(*(code_of(Path(str(file)).read_text("utf-8")) for file in files))
+
+
+def code_of(source: str) -> str:
+    """Python source without comments, docstrings and empty lines: what is left decides on results."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            text = node.body[0]
+            for i in range(text.lineno - 1, text.end_lineno or text.lineno):
+                lines[i] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 #: Modules whose code decides on the inputs of a training, which are in the key of a result themselves, or on nothing.

@@ -339,4 +339,5 @@ def whole_size(cohort: Cohort, inputs: Inputs, preset: str) -> int:
 
 def code() -> str:
     """Digest of all code that decides on what a training comes to."""
-    return cache.digest(cache.source_digest(*cache.training_sources(*_DECIDING).values()), getsource(fit_row))
+    sources = cache.training_sources(*_DECIDING).values()
+    return cache.digest(cache.source_digest(*sources), cache.code_of(getsource(fit_row)))

@@ -171,7 +171,7 @@ def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, mon
         return fit_row(row, cohort, inputs, config, preset, epochs_of)
 
     monkeypatch.setattr(configurations, "fit_row", counting)
-    monkeypatch.setattr(configurations, "getsource", lambda _: "of this test alone")
+    monkeypatch.setattr(configurations, "getsource", lambda _: "of = this_test")
     names, seeds = ["ECG-MoE", "MoE", "fusion by sum"], (5, 6)
     with pytest.raises(KeyboardInterrupt):
         run(cohort, inputs, names, seeds=seeds)
@@ -193,7 +193,7 @@ def test_what_is_done_is_not_done_again_and_nothing_is_mixed(cohort, inputs, mon
         before = len(calls)
         run(**{"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], "seeds": (5,)} | changed)
         assert len(calls) == before + 1, changed
-    monkeypatch.setattr(configurations, "getsource", lambda _: "another code")
+    monkeypatch.setattr(configurations, "getsource", lambda _: "another = code")
     before = len(calls)
     run(cohort, inputs, ["ECG-MoE"], seeds=(5,))
     assert len(calls) == before + 1
@@ -212,6 +212,32 @@ def test_all_code_that_decides_on_a_training_is_in_the_key():
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
     assert trained | {"backbones.adapt"} <= used
     assert not used & {"beats", "ablation", "configurations", "evaluation", "results"}
+
+
+def test_words_in_the_code_do_not_count():
+    source = '''"""Module."""
+import os  # why
+
+# A remark.
+class A:
+    """What it is,
+
+    in three lines.
+    """
+
+    x = "# no remark"  #: of A
+    text = """
+    no docstring
+    """
+    def f(self):
+        "One line."
+        return 1
+'''
+    wanted = ["import os", "class A:", '    x = "# no remark"', '    text = """', "    no docstring", '    """']
+    assert cache.code_of(source).splitlines() == [*wanted, "    def f(self):", "        return 1"]
+    for other in ("One", "remark.", "#: of A", "three"):
+        assert cache.code_of(source.replace(other, f"{other} or not")) == cache.code_of(source)
+    assert cache.code_of(source.replace("return 1", "return 2")) != cache.code_of(source)
 
 
 def test_processes_share_the_work(cohort, inputs, monkeypatch):
@@ -327,7 +353,7 @@ def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(co
         raise AssertionError("trained again")
 
     monkeypatch.setattr(configurations, "fit_row", never)
-    monkeypatch.setattr(configurations, "getsource", lambda _: "of another version")
+    monkeypatch.setattr(configurations, "getsource", lambda _: "another = version")
     test = cohort.split == "test"
     again = run(cohort, inputs, names, **options)
     for name, runs in found.items():
