@@ -21,6 +21,7 @@ from ecgmoe.multitask import MultiTask
 from ecgmoe.scoring import interval, patient_weights
 from ecgmoe.tasks import RHYTHMS, TASKS
 
+#: Name of a recording that nothing was changed in.
 AS_RECORDED = "as recorded"
 #: Smallest probability that counts: certainty in a wrong answer must not outweigh all other records.
 LEAST_PROBABILITY = 1e-4

@@ -45,7 +45,7 @@ def floors_from(
     characteristics: np.ndarray | None = None,
     refit: bool = False,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Predictions of the floors that every table carries, by name (:data:`FLOORS`).
+    """Predictions of the floors that every table carries, by name (:data:`ecgmoe.evaluation.FLOORS`).
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ class Detection(NamedTuple):
 
 
 def detect_beats(signal: np.ndarray | Tensor, fs: float) -> Detection:
-    """R-peaks as by :func:`detect_r_peaks`, with the confidence of each and the quality of each lead.
+    """R-peaks as by :func:`~ecgmoe.rpeaks.detect_r_peaks`, with the confidence of each and the quality of each lead.
 
     The confidence is a logistic function of two things: how far the beat's strength is from the usual, and how alike
     it is to the record's other beats. It was fitted to every second record of MIT-BIH and CPSC2019 and reads as
@@ -128,7 +128,7 @@ def signal_quality(signal: np.ndarray | Tensor, fs: float, peaks: Sequence[np.nd
     fs : float
         Sampling rate in Hz.
     peaks : sequence of ndarray
-        R-peaks a record, as from :func:`detect_r_peaks`.
+        R-peaks a record, as from :func:`~ecgmoe.rpeaks.detect_r_peaks`.
 
     Returns
     -------
@@ -210,7 +210,7 @@ def segment_beats(
     fs : float
         Sampling rate in Hz.
     peaks : sequence of ndarray
-        R-peak positions a record, as from :func:`detect_r_peaks`.
+        R-peak positions a record, as from :func:`~ecgmoe.rpeaks.detect_r_peaks`.
     length, max_beats : int
         Points of a beat, beats of a record (the first ones are taken).
     window : (float, float) or None

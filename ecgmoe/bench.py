@@ -355,8 +355,8 @@ def accuracy(root: str | os.PathLike[str], names: Sequence[str] = annotated.REAL
     Returns
     -------
     dict of str to DataFrame
-        ``accuracy``: :func:`detection.accuracy`, the whole curve for all recordings and the tolerances of the tables
-        for parts of them. ``timing``: :func:`detection.timing`. ``paired``: :func:`detection.compare`.
+        ``accuracy``: :func:`ecgmoe.detection.accuracy`, the whole curve for all recordings and the tolerances of the
+        tables for parts of them. ``timing``: :func:`ecgmoe.detection.timing`. ``paired``: :func:`ecgmoe.detection.compare`.
 
     Raises
     ------

@@ -3,21 +3,19 @@
 Five frozen backbones, a small network over each, and a gate that averages their five answers. Both forms are named:
 :meth:`EnECGConfig.published` with :func:`fit_published`, and :meth:`EnECGConfig.mended` with ``training.fit``.
 
-=====  ==================================================================  =============================================
-       as published (github yuhaoxu99/EnECG, main.py)                      mended
-=====  ==================================================================  =============================================
-apart  three loaders shuffle by themselves: while training, TEMPO's input  all five read the same recording
-       and that of DLinear and TimesNet are other patients' than the label
-reads  each network is given a backbone's output: one number for MOMENT,   it is given the backbone's features
-       DLinear and TimesNet, as many as there are classes for the others,
-       by a random projection that is never trained
-raw    regressions are fitted in ms and years (squared error), classes     labels, features and the gate's lead scaled
-       unweighted; the gate sees one lead, z-scored within the recording   by the training part; losses of eq. 5
-lora   rank 8 on the first two layers of each network and both of the      every layer is trained
-       gate; all else, the last layer too, stays at its random start
-tasks  one model a task                                                    one model, a gate a task
-epochs five, the last one counts; rate 1e-4, batches of 16                 as every rival: early stopping on validation
-=====  ==================================================================  =============================================
+The faults of the code as published (github yuhaoxu99/EnECG, main.py), each with what the mended form does instead:
+
+- Three loaders shuffle by themselves: while training, TEMPO's input and that of DLinear and TimesNet are other
+  patients' than the label. Mended: all five read the same recording.
+- Each network is given a backbone's output: one number for MOMENT, DLinear and TimesNet, as many as there are classes
+  for the others, by a random projection that is never trained. Mended: it is given the backbone's features.
+- Regressions are fitted in ms and years (squared error), classes unweighted; the gate sees one lead, z-scored within
+  the recording. Mended: labels, features and the gate's lead are scaled by the training part; losses of eq. 5.
+- LoRA of rank 8 on the first two layers of each network and both of the gate; all else, the last layer too, stays at
+  its random start. Mended: every layer is trained.
+- One model a task. Mended: one model, a gate a task.
+- Five epochs, of which the last one counts; rate 1e-4, batches of 16. Mended: as every rival, with early stopping on
+  the validation part.
 
 The mended form was tuned as the ResNet was, by the loss on the validation part of the simulated cohort: dropout of 0,
 0.3 and 0.5, lower rates, more weight decay, and LoRA kept, seven settings in all. Dropout of 0.5 was best for the form

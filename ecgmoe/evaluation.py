@@ -33,6 +33,7 @@ ZERO, MEAN, MEDIAN, PEAKS, INTERVALS, CHARACTERISTICS = (
     "Classical intervals",
     "Signal characteristics",
 )
+#: All floors, in the order of the tables.
 FLOORS = (ZERO, MEAN, MEDIAN, PEAKS, INTERVALS, CHARACTERISTICS)
 
 

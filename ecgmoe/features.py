@@ -145,7 +145,7 @@ def from_signal(
     features : dict of str to Tensor, optional
         F_k by backbone name.
     peaks : sequence of ndarray, optional
-        R positions in samples; found by :func:`ecgmoe.beats.detect_r_peaks` where not given.
+        R positions in samples; found by :func:`ecgmoe.rpeaks.detect_r_peaks` where not given.
     beat_length, max_beats, beat_window
         As for :func:`ecgmoe.beats.segment_beats`.
     """

@@ -471,6 +471,7 @@ def _ruled(verdict: Ruling, recomputed: str) -> Callable[[], Finding]:
     return lambda: Finding(verdict, recomputed)
 
 
+#: Every claim of the paper that is checked.
 CLAIMS: tuple[Claim, ...] = (
     Claim("rr_reduction", "RR error reduced by 46.0 %", "RQ2",
           "The arithmetic is right, and against the best backbone, as it should be. "

@@ -1,10 +1,8 @@
 """Pretraining of the compact backbones without labels, each by its authors' objective in small.
 
-| backbone | objective |
-|---|---|
-| TimesNet, DLinear, TEMPO | forecast the rest of a recording from its beginning |
-| MOMENT | fill in masked patches |
-| ECG-FM | tell a masked frame's code from those of others, and a recording's second half from those of others |
+- TimesNet, DLinear and TEMPO forecast the rest of a recording from its beginning.
+- MOMENT fills in masked patches.
+- ECG-FM tells a masked frame's code from those of others, and a recording's second half from those of others.
 
 Shape legend: B records, C leads, T samples, S segments of all records, F frames, D width, P patches.
 """
@@ -69,6 +67,7 @@ class Course(NamedTuple):
     commits: list[str]
 
 
+#: How each backbone is pretrained.
 RECIPES = {
     "timesnet": Recipe(epochs=8),
     "dlinear": Recipe(epochs=20),

@@ -1,12 +1,10 @@
 """The folder of a training run: what is trained, checkpoints that a kill at any moment cannot spoil, and metrics.
 
-| in the folder | what |
-|---|---|
-| ``run.json`` | data, model and configuration, with provenance; another run is refused |
-| ``checkpoint-<epochs>/`` | weights of the last and the best epoch (safetensors), state of optimiser and schedule |
-| ``finished/`` | weights of the best epoch (``weights.safetensors``), predictions and history |
-| ``metrics.jsonl`` | a line an epoch |
-| ``tensorboard/`` | the same, for TensorBoard |
+- ``run.json``: data, model and configuration, with provenance; another run is refused
+- ``checkpoint-<epochs>/``: weights of the last and the best epoch (safetensors), state of optimiser and schedule
+- ``finished/``: weights of the best epoch (``weights.safetensors``), predictions and history
+- ``metrics.jsonl``: a line an epoch
+- ``tensorboard/``: the same, for TensorBoard
 """
 
 import json

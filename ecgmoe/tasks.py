@@ -145,6 +145,7 @@ class Task:
         return column.to_numpy(np.float32)
 
 
+#: The five tasks of the paper, by name.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (

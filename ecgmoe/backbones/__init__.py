@@ -1,6 +1,6 @@
 """The five backbones of the paper behind one protocol.
 
-:func:`build` makes one by name and preset, :func:`load` from a checkpoint of its authors.
+:func:`build` makes one by name and preset, :func:`.published.load` from a checkpoint of its authors.
 
 A backbone turns recordings in mV into feature vectors in two steps, the two of eq. 1: :meth:`Backbone.adapt` (DS_k)
 brings a recording to the rate, length and scale that the network expects, :meth:`Backbone.encode` (f_theta_k) runs
@@ -150,7 +150,7 @@ class Backbone(nn.Module, ABC):
         Parameters
         ----------
         **inputs : Tensor or ndarray
-            By the names of :attr:`upstream_inputs`, any of them: floating-point ones become float32.
+            By the names of ``upstream_inputs``, any of them: floating-point ones become float32.
 
         Returns
         -------
@@ -252,7 +252,7 @@ def build(name: str, preset: str = "compact", seed: int = 0) -> Backbone:
         One of :data:`NAMES`.
     preset : str
         One of :data:`PRESETS`: "compact" has the pretrained weights that this library ships, "published" those of the
-        authors (see :func:`load`), the other two random ones.
+        authors (see :func:`.published.load`), the other two random ones.
     seed : int
         Random weights depend on it and on nothing else; the global random state is left as it was.
 

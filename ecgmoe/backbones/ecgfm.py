@@ -214,7 +214,7 @@ class EcgFm(Backbone):
     def logits(self, signal: Tensor | np.ndarray, fs: float) -> Tensor:
         """Classify recordings with the head of a fine-tuned checkpoint.
 
-        The parameters are those of :meth:`Backbone.features`; the segments' logits are averaged.
+        The parameters are those of :meth:`ecgmoe.backbones.Backbone.features`; the segments' logits are averaged.
 
         Returns
         -------
@@ -224,7 +224,7 @@ class EcgFm(Backbone):
         Raises
         ------
         ValueError
-            When there is no such head, or as :meth:`Backbone.features`.
+            When there is no such head, or as :meth:`ecgmoe.backbones.Backbone.features`.
         """
         if self.proj is None:
             raise ValueError("this ECG-FM has no classification head; load a fine-tuned checkpoint")

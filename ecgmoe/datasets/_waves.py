@@ -95,7 +95,8 @@ class Draw:
     field : ndarray of shape (8, 3)
         Leads V1-V6, I, II from the dipole.
     atrial : ndarray of shape (2, 8)
-        See :func:`_atrial`.
+        Two continuous atrial sources, each with frequency, phase, frequency swing, swing rate, share of harmonics and
+        vector (mV).
     noise : ndarray of shape (9, 2, bins)
         White draw at each electrode, real and imaginary part.
     levels : ndarray of shape (9, 3)
