@@ -1,7 +1,8 @@
 """The paper's tables and claims as data, and an audit that recomputes each claim from those tables.
 
-Everything here follows from the printed numbers of ECG-MoE (arXiv 2603.04589) alone, except
-:func:`constant_rr`, which reads the open machine measurements of MIMIC-IV-ECG.
+Every number here follows from those that ECG-MoE (arXiv 2603.04589) prints, except in :func:`constant_rr`, which reads
+the open machine measurements of MIMIC-IV-ECG. Claims without a number are held against what the paper shows, and three
+of them (its data sets, LoRA, periodicity) against what is known from elsewhere.
 
 Task names are ours: ``rr``, ``age``, ``sex``, ``potassium`` and ``rhythm`` (the paper's arrhythmia detection).
 """
@@ -497,19 +498,43 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("real_time", "14.7 samples per second is three times faster than real time", "RQ3",
           "If so it sells the model short. 14.7 / 5 = 2.9 answers of five tasks per second is the one quotient near 3 "
           "that we found, but a second is not the real time of a 10 s recording.", _real_time),
+    Claim("lora", "LoRA makes the fusion efficient in parameters and in inference", "abstract, introduction, section 3",
+          "LoRA does train fewer weights than training the same layers in full, and the introduction says no more.",
+          _ruled("overstated", "what LoRA saves is trained weights, of which no number is printed; a pass costs as "
+                               "much as without it where the changes are merged, and more where they are not")),
+    Claim("costs", "existing foundation models incur high computational costs", "introduction",
+          "Their published checkpoints are large.",
+          _ruled("not shown", "no cost of any backbone is printed, and by eq. 2 ECG-MoE runs all five of them")),
+    Claim("balance", "an optimal balance of efficiency and accuracy, on limited hardware too", "RQ3",
+          "Table 2 gives the accuracy, RQ3 the cost, of what may be the same model.",
+          _ruled("not shown", "one model at one cost: no other point to weigh it against, no run on small hardware")),
     Claim("robustness", "improved robustness", "introduction",
           "The spreads over cohorts are small; that is stability, not robustness to disturbed signals.",
           _ruled("not shown", "no experiment with noise, missing leads or another population")),
     Claim("heatmaps", "routing heatmaps show physiologically plausible experts", "RQ4",
           "A page limit may have taken the figure away.",
           _ruled("not shown", "no heatmap, no table of routing weights")),
+    Claim("periodicity", "existing foundation models overlook the periodicity of the ECG; none is built on it",
+          "abstract, introduction, section 2",
+          "TimesNet's periods are those of any series; it knows nothing of heart beats.",
+          _ruled("overstated", "TimesNet, one of the paper's five, folds a series by the periods that it finds in it; "
+                               "no experiment asks what the other four know of the rhythm")),
+    Claim("complementary", "five backbones together capture complementary features", "introduction, section 3, RQ1",
+          "Table 2 has the single backbones and the whole; the periodic network is in the whole too.",
+          _ruled("not shown", "no row leaves a backbone out, and none has all five and nothing in place of the "
+                              "periodic network")),
     Claim("multitask", "multi-task learning significantly enhances performance", "RQ4",
-          "Single-task runs may have been made and left out.",
+          "Single-task runs may have been made and left out. Section 2 itself warns that tasks which share a backbone "
+          "disturb each other.",
           _ruled("not shown", "every row is multi-task or unlabelled: no single-task row to compare with")),
     Claim("public_tasks", "five public clinical tasks, on MIMIC-IV-ECG and PTB-XL", "abstract, section 4.1",
           "Credentialed access is open to researchers after training, so public in a wide sense.",
           _ruled("overstated", "potassium needs the credentialed MIMIC-IV hosp module; PTB-XL has neither potassium "
                                "nor an RR label, and no table shows a PTB-XL result")),
+    Claim("largest", "MIMIC-IV-ECG is the largest public repository of ECGs", "section 4.1",
+          "It is the largest we know of that opens without credentials.",
+          _ruled("overstated", "the Harvard-Emory ECG Database, more than ten times as large, has been open to "
+                               "credentialed researchers since 2023, as the potassium labels of MIMIC-IV are")),
     Claim("backbone_strengths", "each backbone's strengths justify the ensemble", "RQ1, Table 1",
           "F1 does differ between columns; but an untrained head on the same features also gives such differences, "
           "by which class it happens to name.", _backbone_strengths),

@@ -20,10 +20,16 @@ VERDICTS = {
     "faster": "not derivable",
     "memory": "not derivable",
     "real_time": "contradicted",
+    "lora": "overstated",
+    "costs": "not shown",
+    "balance": "not shown",
     "robustness": "not shown",
     "heatmaps": "not shown",
+    "periodicity": "overstated",
+    "complementary": "not shown",
     "multitask": "not shown",
     "public_tasks": "overstated",
+    "largest": "overstated",
     "backbone_strengths": "not derivable",
     "baselines_quoted": "overstated",
 }
@@ -37,6 +43,23 @@ def verdicts():
 def test_verdicts(verdicts):
     assert {name: verdict.verdict for name, verdict in verdicts.items()} == VERDICTS
     assert all(v.claim and v.where and v.fair and v.recomputed for v in verdicts.values())
+
+
+def test_the_claims_of_the_abstract_and_of_every_section_are_there(verdicts):
+    """What each part of the paper claims, read beside its text; a claim names the parts that make it."""
+    made = {
+        "abstract": {"periodicity", "lora", "public_tasks", "state_of_the_art", "faster"},
+        "introduction": {"periodicity", "complementary", "costs", "lora", "faster", "robustness"},
+        "section 2": {"periodicity"},
+        "section 3": {"complementary", "lora"},
+        "section 4.1": {"public_tasks", "largest"},
+        "RQ1": {"complementary", "backbone_strengths"},
+        "RQ2": {"state_of_the_art", "rr_reduction", "rhythm_gain"},
+        "RQ3": {"memory", "real_time", "balance"},
+        "RQ4": {"ablation", "rr_53", "heatmaps", "multitask"},
+    }
+    told = {part: {name for name, v in verdicts.items() if part in v.where.split(", ")} for part in made}
+    assert told == made
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,11 @@ def printed_zero_shot(table: paper.Table, mean_rr: float) -> Figure:
     return fig
 
 
-def printed_against_constants(table: paper.Table, constants: Mapping[str, Sequence[tuple[float, str]]]) -> Figure:
+def printed_against_constants(
+    table: paper.Table,
+    constants: Mapping[str, Sequence[tuple[float, str]]],
+    others: str = "backbone, fine-tuned",
+) -> Figure:
     """Draw a table of the paper, one panel a task, with lines where predictors that look at nothing would be.
 
     Parameters
@@ -66,7 +70,9 @@ def printed_against_constants(table: paper.Table, constants: Mapping[str, Sequen
     table : mapping
         ``paper.TABLE_2`` or another.
     constants : mapping of str to sequence of (value, label)
-        Lines by task.
+        Lines by task; may be empty.
+    others : str
+        What the rows beside ECG-MoE are.
 
     Returns
     -------
@@ -81,7 +87,7 @@ def printed_against_constants(table: paper.Table, constants: Mapping[str, Sequen
         ax.barh(models, [c.mean for c in cells], xerr=[c.spread or 0.0 for c in cells], color=colours, height=0.7)
         for i, (value, label) in enumerate(constants.get(name, ())):
             ax.axvline(value, color=(COLOURS[3], INK)[i], linestyle=("-", ":")[i], linewidth=1.5, label=label)
-        ax.set(ylim=(len(models) - 0.5, -1.9))
+        ax.set(ylim=(len(models) - 0.5, -1.9 if constants else -0.5))
         ax.set_xlabel({"rr": "MAE, ms", "age": "MAE, years", "rhythm": "accuracy"}.get(name, "F1"))
         ax.set_title(f"{task.title} {'↑' if task.higher_is_better else '↓'}", loc="left")
         if constants.get(name):
@@ -93,7 +99,7 @@ def printed_against_constants(table: paper.Table, constants: Mapping[str, Sequen
             ax.set_yticklabels([])
     axes.flat[-1].axis("off")
     swatches = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[i]) for i in (1, 0)]
-    axes.flat[-1].legend(swatches, ["ECG-MoE", "backbone, fine-tuned"], loc="center left", fontsize=9)
+    axes.flat[-1].legend(swatches, ["ECG-MoE", others], loc="center left", fontsize=9)
     plt.close(fig)
     return fig
 
