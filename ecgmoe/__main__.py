@@ -482,7 +482,7 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
 @click.option("--device", default="cpu", help="Where to compute, such as cuda.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
 def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: str, json_file: Path | None) -> None:
-    """Compare one pass for all tasks with one model a task, time and memory, and with passes of fewer backbones."""
+    """Compare one pass for all tasks with one model a task, time and memory, and tell how its cost grows."""
     from ecgmoe import bench_inference as bench
 
     with _input_errors():

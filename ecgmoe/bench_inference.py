@@ -1,8 +1,10 @@
 """``python -m ecgmoe bench inference``: what answers to all tasks cost, by one pass and by what it is compared with.
 
-Everything is computed in float32 on one thread, unless a GPU is asked for. The ways that are compared are timed in
-turn, round after round; what is reported is the median over rounds, of times and of ratios within a round. The peak of
-memory is that of a fresh process a way. Weights are random: a pass costs the same with any.
+Everything is computed in float32 on one thread, or on a GPU where one is asked for (whose convolutions may use TF32, as
+PyTorch's do by default). The ways that are compared are timed in turn, round after round; what is reported is the
+median over rounds, of times and of ratios within a round. The peak of memory is that of a fresh process a way. Weights
+are random: a pass costs the same with any. How the cost grows with batch, precision, backbones, tasks and length is
+measured by :mod:`ecgmoe.scaling`.
 
 - ECG-MoE, one pass: beats, five backbones, fusion, all heads (:func:`ecgmoe.inference.answer`).
 - One ECG-MoE a task: complete models, each with its own backbones, nothing shared, all held in memory.
@@ -36,7 +38,7 @@ from ecgmoe import (
     inference,
     reference,
     results,
-    routing,
+    scaling,
     tradeoff,
 )
 from ecgmoe.backbones import Backbone, precision
@@ -184,13 +186,8 @@ def ways(bench: Bench, rounds: int = 3) -> pd.DataFrame:
     bench.networks(len(TASKS) - 1)
     n = len(bench.signal_BCT)
     table = efficiency.measure(runs, n, rounds)
-    table["bound_records_per_s"] = efficiency.matmul_peak() / table["gflop_per_record"]
-    with tempfile.TemporaryDirectory(prefix="ecgmoe-bench-") as folder:
-        file = str(Path(folder) / "signal.npy")
-        np.save(file, bench.signal_BCT.cpu().numpy())
-        arguments = (bench.preset, file, bench.fs, bench.seed, bench.device)
-        shown = tqdm(WAYS, desc="peak memory", disable=None)
-        table["peak_mib"] = [efficiency.peak_memory(run_way, way, *arguments) for way in shown]
+    table["bound_records_per_s"] = efficiency.matmul_peak(device=bench.device) / table["gflop_per_record"]
+    table["peak_mib"] = [peak_mib(bench, way) for way in tqdm(WAYS, desc="peak memory", disable=None)]
     table["own_share_of_peak"] = table["peak_mib"].iloc[0] / table["peak_mib"]
     of_set = sum(map(backbones.n_parameters, bench.networks(0).values()))
     models: dict[str, Sequence[MultiTask]] = dict(zip(WAYS, ([bench.own], bench.of_a_task, bench.enecgs, bench.enecgs)))
@@ -202,49 +199,13 @@ def ways(bench: Bench, rounds: int = 3) -> pd.DataFrame:
     return table.rename_axis("way")
 
 
-class EvenRouter(routing.Router):
-    """A router that gives every backbone the same load: record i runs k backbones from the i-th on, in turn."""
-
-    def forward(self, inputs: Inputs, characteristics_BA: Tensor, task_KD: Tensor) -> routing.Choice:
-        """Work as a router does, then choose in turn."""
-        score_BKM = super().forward(inputs, characteristics_BA, task_KD).probability_BKM
-        B, _, M = score_BKM.shape
-        offset_BM = (torch.arange(M) - torch.arange(B)[:, None]) % M
-        hidden_BM = (offset_BM >= self.top_k).to(score_BKM.device)
-        return routing.choose(score_BKM.masked_fill(hidden_BM[:, None], float("-inf")), self.top_k)
-
-
-def routed(bench: Bench, rounds: int = 3, ks: Sequence[int] = (4, 3, 2, 1)) -> pd.DataFrame:
-    """Time passes that run k of the backbones a record, each backbone on the same number of records.
-
-    Parameters
-    ----------
-    bench : Bench
-        With a record for each backbone, or a multiple.
-    rounds : int
-    ks : sequence of int
-
-    Returns
-    -------
-    DataFrame
-        Indexed by ``k``, 0 (all backbones) first: the columns of :func:`ecgmoe.efficiency.measure`.
-
-    Raises
-    ------
-    ValueError
-        The load cannot be even with so many records.
-    """
-    B, M = len(bench.signal_BCT), len(backbones.NAMES)
-    if B % M:
-        raise ValueError(f"for an even load take a multiple of {M} records, got {B}")
-    runs = {0: bench.one_pass}
-    for k in ks:
-        model = bench.model(top_k=k)
-        c = model.config
-        model.router = EvenRouter(c.n_leads, c.n_characteristics, c.d_task, M, k).eval().to(bench.device)
-        runs[k] = partial(bench._answer, model, 0)
-    table = efficiency.measure({str(k): run for k, run in runs.items()}, B, rounds)
-    return table.set_axis(pd.Index(list(runs), name="k"))
+def peak_mib(bench: Bench, way: str, records: int | None = None) -> float:
+    """Peak memory (MiB) of a fresh process for a pass by a way of :data:`WAYS`, over all records or over so many."""
+    signal_BCT = bench.signal_BCT.cpu()
+    with tempfile.TemporaryDirectory(prefix="ecgmoe-bench-") as folder:
+        file = str(Path(folder) / "signal.npy")
+        np.save(file, signal_BCT[torch.arange(records or len(signal_BCT)) % len(signal_BCT)].numpy())
+        return efficiency.peak_memory(run_way, way, bench.preset, file, bench.fs, bench.seed, bench.device)
 
 
 def epochs(bench: Bench, cohort: Cohort, records: int = 16, batch: int = 8) -> dict[str, float]:
@@ -320,7 +281,9 @@ def measure(
     device: str = "cpu",
     json_file: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
-    """Measure everything, and write it with its provenance to ``efficiency_published.json`` of ``results.run_dir()``.
+    """Measure everything, and write it with its provenance to a file of ``results.run_dir()``.
+
+    It is ``efficiency_published.json``, or ``efficiency_published_cuda.json`` where a GPU computes.
 
     Parameters
     ----------
@@ -334,6 +297,7 @@ def measure(
         Trainings for each point of the trade-off curve, which is that of the reference run's simulated cohort and the
         compact backbones; 0 leaves the curve out.
     device : str
+        "cpu", or a GPU, such as "cuda".
     json_file : path, optional
         Another place to write to as well.
 
@@ -352,20 +316,25 @@ def measure(
         even = Bench(preset, some.signal[:M], fs, device=device)
         even.sets = bench.sets
         parts = efficiency.measure(even.parts(), M, rounds).rename_axis("part")
+        grown = scaling.measure(even.own, even.networks(0), even.signal_BCT, rounds)
+        batches = grown["axis"] == scaling.BATCH
+        grown.loc[batches, "peak_mib"] = [peak_mib(even, ONE_PASS, n) for n in grown.loc[batches, "records"]]
+        routed = scaling.of(grown, scaling.BACKBONES).rename(index={M: 0}).rename_axis("k")
         metrics: dict[str, Any] = {
             "run": {
                 "preset": preset,
                 "records": records,
                 "rounds": rounds,
                 "fs": fs,
-                "processor": precision.processor(),
+                "processor": precision.processor() if device == "cpu" else torch.cuda.get_device_name(device),
                 "device": device,
                 "threads": 1,
-                "gflop_per_s": efficiency.matmul_peak(),
+                "gflop_per_s": efficiency.matmul_peak(device=device),
             },
             "ways": compared.reset_index(),
             "parts": parts.reset_index(),
-            "routed": routed(even, rounds).reset_index(),
+            "scaling": grown,
+            "routed": routed.reset_index(),
             "epoch": epochs(even, some),
         }
         if seeds:
@@ -377,9 +346,10 @@ def measure(
             relative = tradeoff.expected(load, ms.drop([ONE_PASS, BEATS, FUSION]).to_numpy(), own)
             metrics["curve"]["passes"]["expected_relative"] = relative.to_numpy()
     parameters = {"preset": preset, "records": records, "rounds": rounds, "seeds": seeds, "device": device}
-    results.save("efficiency_published", metrics, cohort=cohort if seeds else None, parameters=parameters)
+    name = "efficiency_published" + ("" if device == "cpu" else "_cuda")
+    results.save(name, metrics, cohort=cohort if seeds else None, parameters=parameters)
     if json_file is not None:
-        shutil.copyfile(results.run_dir() / "efficiency_published.json", json_file)
+        shutil.copyfile(results.run_dir() / f"{name}.json", json_file)
     return metrics
 
 
@@ -392,7 +362,7 @@ def smallest(table: pd.DataFrame) -> tuple[str, float]:
 def describe(metrics: Mapping[str, Any]) -> list[str]:
     """Lines that show what :func:`measure` measured."""
     run, epoch = metrics["run"], metrics["epoch"]
-    ways, routed = pd.DataFrame(metrics["ways"]), pd.DataFrame(metrics["routed"])
+    ways, grown = pd.DataFrame(metrics["ways"]), pd.DataFrame(metrics["scaling"])
     way, ratio = smallest(ways)
     lines = [
         f"{run['preset']}, {run['records']} records of {run['fs']} Hz a pass, {run['threads']} thread of "
@@ -403,8 +373,8 @@ def describe(metrics: Mapping[str, Any]) -> list[str]:
         "",
         f"One pass takes 1/{ratio:.2f} of the time of the cheapest of the others ({way}).",
         "",
-        "k backbones a record, even load (0: all):",
-        *routed.round(3).to_string(index=False).splitlines(),
+        "One thing varied at a time; backbones a record: even load:",
+        *grown.round(3).to_string(index=False).splitlines(),
         "",
         f"An epoch over {epoch['records']} records: {epoch['in_loop_s']:.1f} s with the backbones in the loop, "
         f"{epoch['cached_s']:.3f} s on cached features, {epoch['ratio']:.0f} times as fast; answers differ by at most "

@@ -1,10 +1,11 @@
 """What a pass costs: time side by side in one run, operations, peak memory, and the machine's own bound."""
 
 import json
+import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: int = 5) -> pd.DataFrame:
+def _linear_flop(x_shape: Sequence[int], *_: object, out_shape: Sequence[int], **__: object) -> int:
+    """Operations of the linear map that :mod:`ecgmoe.backbones.precision` calls, which PyTorch does not count."""
+    return 2 * math.prod(out_shape) * x_shape[-1]
+
+
+_COUNTED = {torch.ops.mkldnn._linear_pointwise: _linear_flop} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
+
+
+def measure(runs: Mapping[str, Callable[[], object]], n_records: int | Sequence[int], rounds: int = 5) -> pd.DataFrame:
     """Time several ways of doing something, in turn, round after round, after one warm-up each.
 
     Comparing A and B measured minutes apart compares the machine's mood. Here every round times each way once, so
@@ -41,32 +50,34 @@ def measure(runs: Mapping[str, Callable[[], object]], n_records: int, rounds: in
     ----------
     runs : mapping of str to callable
         Each processes ``n_records`` records.
-    n_records : int
+    n_records : int or sequence of int
+        One number for all, or one for each.
     rounds : int
 
     Returns
     -------
     DataFrame
         Indexed by name: ``ms_per_record``, ``records_per_s``, ``gflop_per_record`` (matrix products, convolutions and
-        attention, counted by PyTorch), and ``relative`` (time as a multiple of the first row's, median over rounds),
-        with the least and the most of a round as ``relative_least`` and ``relative_most``.
+        attention, counted by PyTorch), and ``relative`` (time a record as a multiple of the first row's, median over
+        rounds), with the least and the most of a round as ``relative_least`` and ``relative_most``.
     """
     times_RW = np.empty((rounds, len(runs)))
+    n_W = np.broadcast_to(n_records, len(runs))
     operations = []
     with torch.no_grad():
         for run in runs.values():
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=_COUNTED) as counter:
                 run()
             operations.append(counter.get_total_flops())
         for i in range(rounds):
             for j, run in enumerate(runs.values()):
-                times_RW[i, j] = seconds(run)
+                times_RW[i, j] = seconds(run) / n_W[j]
     median, relative_RW = np.median(times_RW, 0), times_RW / times_RW[:, :1]
     return pd.DataFrame(
         {
-            "ms_per_record": 1000 * median / n_records,
-            "records_per_s": n_records / median,
-            "gflop_per_record": np.array(operations) / n_records / 1e9,
+            "ms_per_record": 1000 * median,
+            "records_per_s": 1 / median,
+            "gflop_per_record": np.array(operations) / n_W / 1e9,
             "relative": np.median(relative_RW, 0),
             "relative_least": relative_RW.min(0),
             "relative_most": relative_RW.max(0),
@@ -120,9 +131,21 @@ def _tell_peak() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 
 
-def matmul_peak(dtype: torch.dtype = torch.float32, size: int = 1024, rounds: int = 5) -> float:
-    """Best rate of a square matrix product on this machine, GFLOP/s: the bound no model can pass."""
-    a = torch.randn(size, size).to(dtype)
+def matmul_peak(
+    dtype: torch.dtype = torch.float32, size: int | None = None, rounds: int = 5, device: str = "cpu"
+) -> float:
+    """Best rate of a square matrix product on this machine, GFLOP/s: the bound no model can pass.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    size : int, optional
+        Rows and columns; by default 1,024 on a processor, and 8,192 on a GPU, which a smaller product does not fill.
+    rounds : int
+    device : str
+    """
+    size = size or (1024 if device == "cpu" else 8192)
+    a = torch.randn(size, size, device=device, generator=torch.Generator(device).manual_seed(0)).to(dtype)
     torch.mm(a, a)
     return 2 * size**3 / min(seconds(lambda: torch.mm(a, a)) for _ in range(rounds)) / 1e9
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from synthetic import toy_cohort
 
-from ecgmoe import backbones, bench_inference, efficiency, features, results
+from ecgmoe import backbones, bench_inference, efficiency, results, scaling
 from ecgmoe.__main__ import app
 from ecgmoe.bench_inference import ONE_PASS, WAYS, Bench
 from ecgmoe.tasks import TASKS
@@ -81,22 +82,6 @@ def test_the_rival_holds_no_model_of_ours(cohort):
     assert {"own", "of_a_task"}.isdisjoint(vars(alone)) and len(alone.sets) == 1
 
 
-def test_an_even_load_is_even(bench, cohort):
-    model = bench.model(top_k=2)
-    c = model.config
-    model.router = bench_inference.EvenRouter(c.n_leads, c.n_characteristics, c.d_task, 5, 2).eval()
-    choice = model.choose(features.from_signal(cohort.signal[:5], cohort.fs))
-    assert choice.chosen_BM.sum(0).tolist() == choice.chosen_BM.sum(1).tolist() == [2] * 5
-    with efficiency.one_thread():
-        table = bench_inference.routed(bench, rounds=1, ks=(4, 1))
-    assert table.index.tolist() == [0, 4, 1]
-    gflop = table["gflop_per_record"]
-    assert (gflop / gflop[0]).tolist() == pytest.approx([1, 4 / 5, 1 / 5], abs=0.05)
-    few = Bench("compact-random", cohort.signal[:4], cohort.fs)
-    with pytest.raises(ValueError, match="multiple of 5 records, got 4"):
-        bench_inference.routed(few)
-
-
 def test_an_epoch_on_cached_features_ends_with_the_same_answers(bench, cohort):
     state = torch.random.get_rng_state()
     found = bench_inference.epochs(bench, cohort, records=20)
@@ -111,6 +96,8 @@ def metrics(tmp_path_factory, compared):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ECGMOE_RUN_DIR", str(folder))
         patch.setattr(bench_inference, "ways", lambda _bench, _rounds: compared)
+        patch.setattr(bench_inference, "peak_mib", lambda _bench, way, records: 100.0 + records)
+        patch.setattr(scaling, "measure", partial(scaling.measure, batches=(1, 2), seconds=(10, 20)))
         file = folder / "copy.json"
         return bench_inference.measure("compact-random", records=1, rounds=1, seeds=0, json_file=file) | {
             "folder": folder
@@ -120,7 +107,12 @@ def metrics(tmp_path_factory, compared):
 def test_everything_is_measured_and_written(metrics, monkeypatch):
     monkeypatch.setenv("ECGMOE_RUN_DIR", str(metrics["folder"]))
     written = results.load("efficiency_published")
-    assert set(written["metrics"]) == {"run", "ways", "parts", "routed", "epoch"}
+    assert set(written["metrics"]) == {"run", "ways", "parts", "scaling", "routed", "epoch"}
+    grown = pd.DataFrame(written["metrics"]["scaling"])
+    assert grown["axis"].unique().tolist() == list(scaling.AXES)
+    assert scaling.of(grown, scaling.BATCH)["peak_mib"].to_dict() == {1: 101, 2: 102}, "a process a batch"
+    routed = pd.DataFrame(written["metrics"]["routed"])
+    assert routed["k"].tolist() == [0, 4, 3, 2, 1] and routed.loc[0, "relative"] == 1, "0: all backbones"
     assert written["provenance"]["parameters"]["preset"] == "compact-random"
     assert (metrics["folder"] / "copy.json").read_bytes() == (
         metrics["folder"] / "efficiency_published.json"
@@ -135,7 +127,14 @@ def test_the_headline_is_the_smallest_ratio(metrics):
     way, ratio = bench_inference.smallest(metrics["ways"])
     assert way == SHARED and ratio < 3
     text = "\n".join(bench_inference.describe(metrics))
-    for word in (*WAYS, "even load", "GFLOP/s", f"cheapest of the others ({SHARED})", "answers differ by at most"):
+    for word in (
+        *WAYS,
+        "even load",
+        *scaling.AXES,
+        "GFLOP/s",
+        f"cheapest of the others ({SHARED})",
+        "answers differ by at most",
+    ):
         assert word in text
 
 
@@ -147,10 +146,9 @@ def test_the_curve_is_measured_where_it_is_asked_for(metrics, cohort, tmp_path, 
     monkeypatch.setenv("ECGMOE_RUN_DIR", str(tmp_path))
     monkeypatch.setattr(bench_inference.reference, "cohort_of", lambda: cohort)
     monkeypatch.setattr(bench_inference.tradeoff, "curve", lambda *_args: curve)
-    for name in ("ways", "routed"):
-        monkeypatch.setattr(
-            bench_inference, name, lambda *_args, name=name: metrics[name].set_index(metrics[name].columns[0])
-        )
+    monkeypatch.setattr(bench_inference, "ways", lambda *_args: metrics["ways"].set_index("way"))
+    monkeypatch.setattr(scaling, "measure", lambda *_args: metrics["scaling"].drop(columns="peak_mib"))
+    monkeypatch.setattr(bench_inference, "peak_mib", lambda *_args: 100.0)
     monkeypatch.setattr(bench_inference, "epochs", lambda *_args: metrics["epoch"])
     found = bench_inference.measure("compact-random", records=1, rounds=1, seeds=1)
     expected = found["curve"]["passes"]["expected_relative"]

@@ -26,6 +26,14 @@ def test_counted_operations_are_exact_and_more_work_takes_longer():
     assert (table["ms_per_record"] * table["records_per_s"]).tolist() == pytest.approx([1000, 1000])
 
 
+def test_runs_of_different_size_are_compared_by_record():
+    a = torch.randn(64, 64)
+    runs = {"one": lambda: time.sleep(0.02) or a @ a, "four": lambda: time.sleep(0.02) or [a @ a for _ in range(4)]}
+    table = efficiency.measure(runs, n_records=[1, 4], rounds=3)
+    assert table["gflop_per_record"].tolist() == pytest.approx([2 * 64**3 / 1e9] * 2)
+    assert table.loc["four", "relative"] < 0.6, "four in about the time of one"
+
+
 def test_the_bound_is_above_what_a_tiny_product_reaches():
     a = torch.randn(16, 16)
     tiny = efficiency.measure({"tiny": lambda: a @ a}, n_records=1, rounds=9).iloc[0]

@@ -5,7 +5,7 @@ from ecgmoe.plots.attribution import interventions, phase_attribution
 from ecgmoe.plots.audit import claimed_and_recomputed, printed_against_constants, printed_zero_shot
 from ecgmoe.plots.backbones import by_depth, pretraining_curves, twins
 from ecgmoe.plots.detectors import detector_speed, f1_against_tolerance
-from ecgmoe.plots.efficiency import router_load, tradeoff
+from ecgmoe.plots.efficiency import router_load, scaling, tradeoff
 from ecgmoe.plots.model import architecture, costs, gates, predictions, scores_by_model, training_curves
 from ecgmoe.plots.prediction import explained
 from ecgmoe.plots.recordings import (
@@ -51,6 +51,7 @@ __all__ = [
     "robustness_curves",
     "router_load",
     "rr_agreement",
+    "scaling",
     "scores_by_model",
     "style",
     "subgroup_scores",

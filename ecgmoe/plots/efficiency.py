@@ -1,12 +1,14 @@
-"""Figures of what a pass costs, and of what is lost where fewer backbones run."""
+"""Figures of what a pass costs and how that grows, and of what is lost where fewer backbones run."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ecgmoe import backbones, tasks
 from ecgmoe.plots.style import COLOURS, INK, style
+from ecgmoe.scaling import BACKBONES, BATCH, PRECISION, TASKS, UNCUT, WINDOWS, of
 
 _LOST = {"rr": "ms", "age": "years"}
 
@@ -73,3 +75,47 @@ def router_load(shares: pd.DataFrame) -> Figure:
     ax.legend(ncols=6, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.0, handlelength=1.2)
     plt.close(fig)
     return fig
+
+
+def scaling(table: pd.DataFrame) -> Figure:
+    """How a pass grows, a panel each thing that is varied, and the bound by arithmetic beside each as a dashed line.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`ecgmoe.scaling.measure`.
+    """
+    style()
+    fig, axes = plt.subplots(2, 3, figsize=(8.6, 4.6), layout="constrained")
+    latency, rate, precision, k, asked, length = axes.flat
+    batch = of(table, BATCH)
+    for ax, column, title in ((latency, "pass_ms", "time of a pass, ms"), (rate, "records_per_s", "records a second")):
+        _measured(ax, batch, column, title)
+        ax.set(xscale="log", xlabel=BATCH)
+        ax.set_xticks(batch.index, [str(n) for n in batch.index], minor=False)
+        ax.minorticks_off()
+    latency.set_yscale("log")
+    for ax, axis in ((precision, PRECISION), (k, BACKBONES), (asked, TASKS)):
+        rows = of(table, axis)
+        _measured(ax, rows.set_axis(range(len(rows))), "ms_per_record", "ms a record")
+        ax.set_xticks(range(len(rows)), [str(setting) for setting in rows.index])
+        ax.set(xlabel=axis, xlim=(-0.5, len(rows) - 0.5))
+    _measured(length, of(table, WINDOWS), "ms_per_record", "ms a recording", label="measured, cut into windows")
+    _measured(length, of(table, UNCUT), "ms_per_record", "ms a recording", colour=1, label="measured, uncut")
+    length.set(xlabel="seconds of a recording", xticks=of(table, UNCUT).index)
+    for ax in axes.flat[1:]:
+        ax.set_ylim(0, None)
+    cut, bound, uncut, _ = length.lines
+    fig.legend(handles=[cut, uncut, bound], ncols=3, loc="outside lower center", fontsize=8)
+    plt.close(fig)
+    return fig
+
+
+def _measured(ax: Axes, rows: pd.DataFrame, column: str, title: str, colour: int = 0, label: str = "measured") -> None:
+    """Draw a column of measurements as dots on a line, and what arithmetic alone would allow, dashed."""
+    bound = rows["bound_records_per_s"]
+    if column != "records_per_s":
+        bound = 1000 / bound * (rows["records"] if column == "pass_ms" else 1)
+    ax.plot(rows.index, rows[column], "o-", color=COLOURS[colour], ms=4, lw=1.4, label=label)
+    ax.plot(rows.index, bound, "--", color=COLOURS[colour] if colour else INK, lw=1.0, label="bound by arithmetic")
+    ax.set_title(title)
