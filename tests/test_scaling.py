@@ -98,13 +98,15 @@ def test_an_uncut_recording_is_read_to_its_end_by_ecg_fm_alone(bench):
     assert same == {name: name != "ecg-fm" for name in backbones.NAMES}
 
 
-def test_the_figure_shows_every_axis_beside_its_bound(table):
-    fig = plots.scaling(table)
-    assert len(fig.axes) == 6
-    latency, rate = fig.axes[:2]
-    of_batch = scaling.of(table, scaling.BATCH)
-    assert latency.lines[0].get_ydata().tolist() == of_batch["pass_ms"].tolist()
-    assert rate.lines[0].get_ydata().tolist() == of_batch["records_per_s"].tolist()
-    assert rate.lines[-1].get_ydata().tolist() == of_batch["bound_records_per_s"].tolist()
-    assert [tick.get_text() for tick in fig.axes[2].get_xticklabels()] == ["float32", "bfloat16"]
-    assert all(ax.get_title() and ax.get_xlabel() for ax in fig.axes)
+def test_the_figure_shows_every_axis_of_every_run_beside_its_bound(table):
+    fig = plots.scaling({"this page": table, "published": table.assign(relative=2 * table["relative"])})
+    assert [ax.get_xlabel() for ax in fig.axes] == list(scaling.AXES)
+    for ax, axis in zip(fig.axes, scaling.AXES, strict=True):
+        rows = scaling.of(table, axis)
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [str(setting) for setting in rows.index]
+        own, bound, other, _ = (line.get_ydata().tolist() for line in ax.lines)
+        assert own == pytest.approx((100 * rows["relative"]).tolist()) and own[0] == 100
+        assert other == pytest.approx([2 * value for value in own])
+        reached = 100 * rows["records_per_s"] / rows["bound_records_per_s"]
+        assert bound[0] == pytest.approx(reached.iloc[0]), "what of the bound is reached"
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["this page", "published", "bound by arithmetic"]

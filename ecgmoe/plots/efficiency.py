@@ -1,14 +1,16 @@
 """Figures of what a pass costs and how that grows, and of what is lost where fewer backbones run."""
 
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ecgmoe import backbones, tasks
 from ecgmoe.plots.style import COLOURS, INK, style
-from ecgmoe.scaling import BACKBONES, BATCH, PRECISION, TASKS, UNCUT, WINDOWS, of
+from ecgmoe.scaling import AXES, UNCUT, WINDOWS, of
 
 _LOST = {"rr": "ms", "age": "years"}
 
@@ -77,45 +79,30 @@ def router_load(shares: pd.DataFrame) -> Figure:
     return fig
 
 
-def scaling(table: pd.DataFrame) -> Figure:
-    """How a pass grows, a panel each thing that is varied, and the bound by arithmetic beside each as a dashed line.
+def scaling(runs: Mapping[str, pd.DataFrame]) -> Figure:
+    """How the time of a pass grows, a panel each thing that is varied; dashed, what arithmetic alone would take.
 
     Parameters
     ----------
-    table : DataFrame
-        From :func:`ecgmoe.scaling.measure`.
+    runs : mapping of str to DataFrame
+        From :func:`ecgmoe.scaling.measure`, by the words for the machine and the sizes. All is drawn as a percentage of
+        the time a record that the run's first setting takes.
     """
     style()
     fig, axes = plt.subplots(2, 3, figsize=(8.6, 4.6), layout="constrained")
-    latency, rate, precision, k, asked, length = axes.flat
-    batch = of(table, BATCH)
-    for ax, column, title in ((latency, "pass_ms", "time of a pass, ms"), (rate, "records_per_s", "records a second")):
-        _measured(ax, batch, column, title)
-        ax.set(xscale="log", xlabel=BATCH)
-        ax.set_xticks(batch.index, [str(n) for n in batch.index], minor=False)
-        ax.minorticks_off()
-    latency.set_yscale("log")
-    for ax, axis in ((precision, PRECISION), (k, BACKBONES), (asked, TASKS)):
-        rows = of(table, axis)
-        _measured(ax, rows.set_axis(range(len(rows))), "ms_per_record", "ms a record")
-        ax.set_xticks(range(len(rows)), [str(setting) for setting in rows.index])
-        ax.set(xlabel=axis, xlim=(-0.5, len(rows) - 0.5))
-    _measured(length, of(table, WINDOWS), "ms_per_record", "ms a recording", label="measured, cut into windows")
-    _measured(length, of(table, UNCUT), "ms_per_record", "ms a recording", colour=1, label="measured, uncut")
-    length.set(xlabel="seconds of a recording", xticks=of(table, UNCUT).index)
-    for ax in axes.flat[1:]:
-        ax.set_ylim(0, None)
-    cut, bound, uncut, _ = length.lines
-    fig.legend(handles=[cut, uncut, bound], ncols=3, loc="outside lower center", fontsize=8)
+    for ax, axis in zip(axes.flat, AXES, strict=True):
+        for colour, (name, table) in zip(COLOURS, runs.items(), strict=False):
+            rows = of(table, axis)
+            at = rows.index if axis in (WINDOWS, UNCUT) else range(len(rows))
+            bound = 1000 / rows["bound_records_per_s"] / rows["ms_per_record"].iloc[0]
+            ax.plot(at, 100 * rows["relative"], "o-", color=colour, ms=4, lw=1.4, label=name)
+            ax.plot(at, 100 * bound, "--", color=colour, lw=1.0)
+        ax.set_xticks(at, [str(setting) for setting in rows.index])
+        ax.set(xlabel=axis, ylim=(0, None))
+        ax.margins(x=0.08)
+    fig.supylabel("time a record, % of the first setting", fontsize=9)
+    handles, _ = axes.flat[0].get_legend_handles_labels()
+    handles.append(Line2D([], [], color=INK, ls="--", lw=1.0, label="bound by arithmetic"))
+    fig.legend(handles=handles, ncols=len(handles), loc="outside lower center", fontsize=8)
     plt.close(fig)
     return fig
-
-
-def _measured(ax: Axes, rows: pd.DataFrame, column: str, title: str, colour: int = 0, label: str = "measured") -> None:
-    """Draw a column of measurements as dots on a line, and what arithmetic alone would allow, dashed."""
-    bound = rows["bound_records_per_s"]
-    if column != "records_per_s":
-        bound = 1000 / bound * (rows["records"] if column == "pass_ms" else 1)
-    ax.plot(rows.index, rows[column], "o-", color=COLOURS[colour], ms=4, lw=1.4, label=label)
-    ax.plot(rows.index, bound, "--", color=COLOURS[colour] if colour else INK, lw=1.0, label="bound by arithmetic")
-    ax.set_title(title)
