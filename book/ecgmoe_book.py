@@ -1,8 +1,8 @@
 """Local Sphinx extension: the book shows exactly what papermill executed.
 
 At start-up it has every chapter executed whose run no longer holds, puts the executed notebooks where Sphinx reads them
-(``book/notebooks/``, ignored by git), and writes the page fragments that depend on the runs or on the repository's
-address. A chapter that fails is shown as far as it came, and the build ends in an error that names chapter and cell.
+(``book/notebooks/``, ignored by git), with a table of the parameters and a link from each figure to its code, and
+writes the page fragments that depend on the runs or on the repository's address. A chapter that fails is shown as far as it came, and the build ends in an error that names chapter and cell.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import importlib.util
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     state = hashlib.sha256()
     for name in chapters.names(ROOT):
         shown = report.folder / f"{name}{'.failed' if name in report.failures else ''}.ipynb"
-        page = page_of(shown)
+        page = page_of(shown, chapters.declared(name, ROOT))
         state.update(page.encode())
         write_if_changed(BOOK / "notebooks" / f"{name}.ipynb", page)
     for stale in set((BOOK / "notebooks").glob("*.ipynb")) - {
@@ -70,12 +70,39 @@ def setup(app: Sphinx) -> dict[str, Any]:
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def page_of(executed: Path) -> str:
-    """Executed notebook as the book shows it: papermill's bookkeeping (times, paths of this machine) left out."""
+def page_of(executed: Path, parameters: Mapping[str, Any]) -> str:
+    """Executed notebook as the book shows it.
+
+    Papermill's bookkeeping (times, paths of this machine) is left out; the caption of a figure gets a link to the
+    function that draws it, and before the exercises stands what can be changed.
+    """
     notebook = nbformat.read(executed, as_version=4)
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        figure = cell.metadata.get("mystnb", {}).get("figure")
+        drawn = re.findall(r"\bplots\.([a-z]\w*)\(", cell.source)
+        if figure and drawn:
+            figure["caption"] = f"{figure['caption'].rstrip()} Code: {{py:func}}`~ecgmoe.plots.{drawn[-1]}`."
+    at = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercises")]
+    name = executed.stem.removesuffix(".failed")
+    table = nbformat.v4.new_markdown_cell("\n".join(parameters_table(name, parameters)), id="parameters-table")
+    notebook.cells.insert(at[-1] if at else len(notebook.cells), table)
     return nbformat.writes(notebook) + "\n"
+
+
+def parameters_table(chapter: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+    """Markdown: the parameters that a chapter declares, and the command that runs it with others."""
+    yield "## Change it"
+    yield ""
+    yield f"`.venv/bin/python -m ecgmoe chapters {chapter[:2]} -p NAME VALUE` runs this chapter with other parameters;"
+    yield "a name or a value that it does not know is refused ({doc}`../rerun` tells more)."
+    yield ""
+    yield "| parameter | type | default | what it is |"
+    yield "|---|---|---|---|"
+    for name, parameter in parameters.items():
+        help_text = (parameter["help"] or "").replace("|", "\\|")
+        yield f"| `{name}` | {parameter['inferred_type_name']} | `{parameter['default']}` | {help_text} |"
 
 
 def write_if_changed(path: Path, text: str) -> None:

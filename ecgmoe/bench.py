@@ -356,7 +356,8 @@ def accuracy(root: str | os.PathLike[str], names: Sequence[str] = annotated.REAL
     -------
     dict of str to DataFrame
         ``accuracy``: :func:`ecgmoe.detection.accuracy`, the whole curve for all recordings and the tolerances of the
-        tables for parts of them. ``timing``: :func:`ecgmoe.detection.timing`. ``paired``: :func:`ecgmoe.detection.compare`.
+        tables for parts of them. ``timing``: :func:`ecgmoe.detection.timing`. ``paired``:
+        :func:`ecgmoe.detection.compare`.
 
     Raises
     ------
