@@ -7,6 +7,7 @@ writes the page fragments that depend on the runs or on the repository's address
 
 import hashlib
 import importlib.util
+import os
 import platform
 import re
 import subprocess
@@ -139,8 +140,9 @@ def repository_url(setting: str) -> str:
     """Address of the repository: the setting, else a public https remote ``origin``, else empty."""
     if not setting:
         command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
+        here_only = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # a ZIP may lie in another repository
         try:
-            setting = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+            setting = subprocess.run(command, capture_output=True, text=True, check=False, env=here_only).stdout.strip()
         except FileNotFoundError:
             return ""
     match = PUBLIC_ADDRESS.match(setting)

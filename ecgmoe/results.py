@@ -48,10 +48,10 @@ def run_dir() -> Path:
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_CHECKOUT), *arguments]
+    here_only = os.environ | {"GIT_CEILING_DIRECTORIES": str(_CHECKOUT.parent)}  # a ZIP may lie in another repository
     try:
-        done = subprocess.run(
-            ["git", "-C", str(_CHECKOUT), *arguments], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=here_only)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

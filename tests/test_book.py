@@ -339,6 +339,10 @@ def test_without_a_setting_the_remote_origin_is_taken(tmp_path, monkeypatch):
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "remote", "add", "origin", "https://github.com/someone/ecgmoe.git"], check=True)
     assert book.repository_url("") == "https://github.com/someone/ecgmoe"
+    (tmp_path / "unpacked").mkdir()  # a ZIP, in another repository
+    monkeypatch.setattr(book, "ROOT", tmp_path / "unpacked")
+    assert book.repository_url("") == ""
+    monkeypatch.setattr(book, "ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert book.repository_url("") == ""
 

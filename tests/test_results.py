@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -78,6 +79,13 @@ def test_commit(tmp_path, monkeypatch):
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
+    unpacked = tmp_path / "a ZIP, unpacked in another repository"
+    unpacked.mkdir()
+    (unpacked / "pyproject.toml").touch()
+    monkeypatch.setattr(results, "_CHECKOUT", unpacked)
+    assert results.provenance()["commit"] == "unknown"
+    shutil.rmtree(unpacked)
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
     clean = results.provenance()["commit"]
     assert len(clean) == 40
     (tmp_path / "pyproject.toml").write_text("changed")

@@ -89,6 +89,19 @@ def test_conda_and_binder_reach_what_make_reaches():
     assert momentfm in post_build
 
 
+def test_a_checkout_is_the_same_on_windows_and_from_a_zip():
+    """No links, which a ZIP turns into text, no names that Windows refuses, and no line that git may end otherwise."""
+    assert "\n* -text\n" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs the repository")
+    done = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-sz"], capture_output=True, text=True, check=True)
+    files = [entry.split(None, 3) for entry in done.stdout.rstrip("\0").split("\0")]
+    assert {mode for mode, *_ in files} == {"100644", "100755"}
+    names = [name for *_, name in files]
+    assert [name for name in names if re.search(r'[<>:"\\|?*\s]|[. ](/|$)', name)] == []
+    assert len({name.lower() for name in names}) == len(names)
+
+
 def test_the_book_is_built_with_the_declared_theme_and_nothing_that_it_does_not_pin():
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     assert config["execute"]["execute_notebooks"] == "off"
