@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(shell cat pyproject.toml constraints.txt | cksum
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint lab pdf linkcheck report release conda clean
+.PHONY: help book test test-slow lint lab first-cells pdf linkcheck report release conda clean
 
 help: ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +30,9 @@ lint: $(INSTALLED) ## Check style, types and the direction of imports
 
 lab: $(INSTALLED) ## Open the chapters in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+first-cells: $(INSTALLED) ## Write address and version of the repository into the cells by which Colab fetches it
+	$(BIN)/python book/first_cell.py
 
 pdf: $(INSTALLED) ## Print the whole book, with Chromium or Chrome: _build/ecgmoe.pdf
 	$(BIN)/jupyter-book build book --builder singlehtml -W -n --keep-going

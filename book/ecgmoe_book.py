@@ -153,12 +153,15 @@ def configure(config: Config, state: str) -> None:
     """Settings that only the build knows: state of the runs, address of the repository, the local MathJax."""
     config["ecgmoe_runs"] = state
     options = config["html_theme_options"]
-    url = repository_url(options.get("repository_url", ""))
+    setting = options.get("repository_url", "")
+    url = repository_url(setting)
     options["repository_url"] = url
     for button in ("use_repository_button", "use_issues_button", "use_edit_page_button"):
         options[button] = bool(url)
     if not url:
         options["launch_buttons"] = {}
+    elif not setting or not url.startswith("https://github.com/"):  # what Colab can open, and its first cell can fetch
+        options["launch_buttons"] = {key: to for key, to in options["launch_buttons"].items() if key != "colab_url"}
     write_if_changed(BOOK / "_generated" / "citation.md", citation(url))
     mathjax = importlib.util.find_spec("sphinx-mathjax-offline")
     if mathjax is None or mathjax.origin is None:

@@ -28,6 +28,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import toy_cohort
 
+import ecgmoe
 from ecgmoe import (
     ablation,
     backbones,
@@ -58,7 +59,7 @@ def load_module(name):
     return module
 
 
-book, printing, report_runs = map(load_module, ("ecgmoe_book", "print_book", "report_runs"))
+book, first_cell, printing, report_runs = map(load_module, ("ecgmoe_book", "first_cell", "print_book", "report_runs"))
 
 
 # --- the sources
@@ -80,7 +81,7 @@ def test_a_chapter_is_a_clean_source(path):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert notebook.cells[0].source.startswith("# ")
-    assert [cell for cell in code if "parameters" in cell.metadata.get("tags", [])] == code[:1]
+    assert [cell for cell in code if "parameters" in cell.metadata.get("tags", [])] == code[1:2]
     assert not any(re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/", cell.source) for cell in notebook.cells)
 
 
@@ -119,6 +120,134 @@ def test_every_reference_of_the_bibliography_is_complete():
     for key, fields in entries:
         assert re.search(r"\byear\s*=", fields), key
         assert re.search(r"\b(doi|url)\s*=", fields), key
+
+
+# --- the first cell
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_first_cell_fetches_this_version_from_the_address_of_the_settings(path):
+    cell = nbformat.read(path, as_version=4).cells[1]
+    assert cell.source == first_cell.source(), "run `make first-cells`"
+    assert cell.metadata.tags == ["remove-cell"]
+    assert len(list(filter(None, cell.source.splitlines()))) < 15
+
+
+def settings(folder, url):
+    (folder / "_config.yml").write_text(yaml.safe_dump({"repository": {"url": url}}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [("https://github.com/a/b.git", "https://github.com/a/b"), ("", ""), ("https://user:token@github.com/a/b", "")],
+)
+def test_the_first_cell_is_written_from_the_settings_once(tmp_path, url, written):
+    (tmp_path / "notebooks").mkdir()
+    write_chapter(tmp_path, "01_a", "1")
+    path = tmp_path / "notebooks" / "01_a.ipynb"
+    before = nbformat.read(path, as_version=4).cells
+    for _ in range(2):
+        first_cell.write(path, first_cell.source(settings(tmp_path, url)))
+    now = nbformat.read(path, as_version=4).cells
+    assert now[:1] + now[2:] == before
+    assert f'repository, tag = "{written}", "v{ecgmoe.__version__}"' in now[1].source
+    nbformat.validate(nbformat.read(path, as_version=4))
+
+
+def test_the_first_cell_does_nothing_here_and_says_what_to_do_where_it_does_not_know_the_address(tmp_path, monkeypatch):
+    text = first_cell.source(settings(tmp_path, ""))
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules), list(sys.path), set(tmp_path.iterdir())
+    exec(text, {})
+    assert (set(sys.modules), sys.path, set(tmp_path.iterdir())) == before
+    (tmp_path / "ecgmoe").mkdir()  # no package, whatever Python says
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", text], cwd=tmp_path, capture_output=True, text=True)
+    assert "between the quotes above, write where the repository is" in done.stderr
+
+
+PIP = """import json, os, sys
+from pathlib import Path
+target = Path(sys.argv[sys.argv.index("--target") + 1])
+with Path(os.environ["ASKED"]).open("a", encoding="utf-8") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+installed = [path for path in json.loads(os.environ["INSTALLED"]) if "-packages" in path]
+lines = [*installed, os.getcwd()]  # the last as `-e .` does it
+(target / "all.pth").write_text("\\n".join(lines) + "\\n", encoding="utf-8")
+"""
+
+RUNTIME = """import json, sys
+cells = json.loads(sys.stdin.read())
+namespace = {}
+for cell in cells:
+    exec(cell, namespace)
+import ecgmoe, importlib.util, torch
+print(json.dumps([ecgmoe.__file__, torch.__file__, importlib.util.find_spec("of_the_machine") is None]))
+print(namespace["cohort"].card.name, len(namespace["cohort"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_chapter_alone_on_another_machine_fetches_what_it_needs_into_the_running_process(tmp_path):
+    """The repository is a bare clone with a tag; pip is a witness that makes this environment's packages findable."""
+    source, bare, machine, work = (tmp_path / name for name in ("source", "bare.git", "machine", "a folder"))
+    for folder in ("ecgmoe", "data", "book"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("notebooks", "__pycache__"))
+    for name in ("pyproject.toml", "constraints.txt", "README.md", ".gitignore"):
+        shutil.copy(ROOT / name, source)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-C", str(source)]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"], ["tag", f"v{ecgmoe.__version__}"]):
+        subprocess.run([*git, *arguments], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(source), str(bare)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(machine)], check=True)
+    (packages,) = machine.glob("lib/python*/site-packages")
+    (packages / "pip").mkdir()
+    (packages / "pip" / "__main__.py").write_text(PIP, encoding="utf-8")
+    (packages / "of_the_machine.py").touch()
+    work.mkdir()
+
+    _, parameters, load = (cell.source for cell in cells_of(CHAPTERS[0])[1:4])
+    parameters += f"\ndata_root = {str(source / 'data' / 'simulated_sample')!r}"
+    cells = [first_cell.TEMPLATE.format(url=bare.as_uri(), version=ecgmoe.__version__), parameters, load]
+    asked = tmp_path / "asked"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"ASKED": str(asked), "INSTALLED": json.dumps(sys.path)}
+    for before in ("Installing what ecgmoe needs", "ecgmoe "):
+        command = [machine / "bin" / "python", "-c", RUNTIME]
+        done = subprocess.run(
+            command, input=json.dumps(cells), cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said, files, cohort = done.stdout.rsplit("\n", 3)[:3]
+        assert said.startswith(before)
+        clone = work / f"ecgmoe-v{ecgmoe.__version__}"
+        assert f"are in {clone}" in said
+        assert json.loads(files) == [str(clone / "ecgmoe" / "__init__.py"), torch.__file__, True]
+        assert cohort.split()[-1] != "0"
+    once = [json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]
+    assert [line[-1] for line in once] == [".[book]", "momentfm"]
+    pins = clone / ".cache" / "constraints.txt"
+    assert all(line[line.index("-c") + 1] == str(pins) for line in once)
+    assert pins.read_text(encoding="utf-8") == (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    status = subprocess.run(["git", "-C", clone, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+
+
+def test_a_compiled_package_that_is_loaded_already_keeps_its_version(monkeypatch, tmp_path):
+    installing = load_module("install_here")
+    there = SimpleNamespace(__version__="2.0.2", __file__=str(tmp_path / "numpy" / "__init__.py"))
+    monkeypatch.setattr(installing, "PACKAGES", tmp_path / "ours")
+    for name in installing.MAYBE_LOADED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert installing.loaded() == {}
+    monkeypatch.setitem(sys.modules, "numpy", there)
+    assert installing.loaded() == {"numpy": "2.0.2"}
+    monkeypatch.setattr(installing, "PACKAGES", tmp_path)  # a second run of the cell finds our own
+    assert installing.loaded() == {}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert installing.constraints({}) == pins
+    changed = set(installing.constraints({"numpy": "2.0.2"}).splitlines()) ^ set(pins.splitlines())
+    assert changed == {"numpy==2.0.2", f"numpy=={np.__version__}"}
 
 
 # --- the exercises
@@ -366,6 +495,26 @@ def test_the_citation_has_the_address_only_where_it_is_known():
     assert "{The ecgmoe developers}" in book.citation("")
 
 
+@pytest.mark.parametrize(
+    ("setting", "buttons"),
+    [
+        ("https://github.com/a/b", {"binderhub_url", "colab_url"}),
+        ("https://gitlab.com/a/b", {"binderhub_url"}),  # Colab opens GitHub only
+        ("", {"binderhub_url"}),  # the remote origin makes links; the first cell of a chapter does not know it
+    ],
+)
+def test_colab_is_offered_where_it_can_open_the_chapter_and_the_chapter_can_fetch_the_library(
+    setting, buttons, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(book, "BOOK", tmp_path)
+    address = book.repository_url
+    monkeypatch.setattr(book, "repository_url", lambda setting: address(setting or "https://github.com/a/origin"))
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    theme = {"repository_url": setting, "launch_buttons": config["launch_buttons"]}
+    book.configure({"html_theme_options": theme, "html_static_path": []}, "")
+    assert {key for key in theme["launch_buttons"] if key.endswith("_url")} == buttons
+
+
 SHOWN = "shown = 6 * 7\nshown"
 
 
@@ -393,8 +542,11 @@ def write_chapter(checkout, name, source):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout in small, with this book's machinery and two chapters of its own."""
-    shutil.copy(ROOT / "_config.yml", tmp_path)
+    """A checkout in small, with this book's machinery and two chapters of its own, where a path may well lead."""
+    tmp_path = tmp_path / "Meine Bücher"
+    tmp_path.mkdir()
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    (tmp_path / "_config.yml").write_text(re.sub(r'(?m)^  url: ".*"$', '  url: ""', config), encoding="utf-8")
     for folder in ("book/_static", "notebooks", "ecgmoe"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("CITATION.cff", "constraints.txt", *(f"book/{page}" for page in ("ecgmoe_book.py", "references.bib"))):
@@ -427,10 +579,12 @@ def build(checkout, *options):
 
 
 def test_the_book_shows_the_runs_repeats_nothing_and_turns_red_on_a_failure(checkout):
+    first_cell.write(checkout / "notebooks" / "01_a.ipynb", first_cell.source())
     first = build(checkout)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "2 executed, 0 unchanged, 0 failed" in first.stdout
     page = checkout / "_build" / "html" / "notebooks" / "01_a.html"
+    assert "find_spec" not in page.read_text(encoding="utf-8")
     assert ">42\n" in page.read_text(encoding="utf-8")
     run = nbformat.read(checkout / "runs" / "book" / "01_a.ipynb", as_version=4)
     copy = nbformat.read(checkout / "book" / "notebooks" / "01_a.ipynb", as_version=4)
@@ -463,6 +617,18 @@ def test_the_book_shows_the_runs_repeats_nothing_and_turns_red_on_a_failure(chec
     fourth = build(checkout)
     assert fourth.returncode == 0, fourth.stdout + fourth.stderr
     assert "2 executed, 0 unchanged, 0 failed" in fourth.stdout
+    assert "colab" not in page.read_text(encoding="utf-8") and "mybinder" not in page.read_text(encoding="utf-8")
+
+    config = (checkout / "_config.yml").read_text(encoding="utf-8")
+    published = config.replace('url: ""', 'url: "https://github.com/a/b"')
+    (checkout / "_config.yml").write_text(published, encoding="utf-8")
+    fifth = build(checkout)
+    assert fifth.returncode == 0, fifth.stdout + fifth.stderr
+    hrefs = re.findall(r'href="(https://[^"]*01_a\.ipynb)"', page.read_text(encoding="utf-8"))
+    assert {link for link in hrefs if "edit" not in link} == {
+        "https://mybinder.org/v2/gh/a/b/main?urlpath=lab/tree/notebooks/01_a.ipynb",
+        "https://colab.research.google.com/github/a/b/blob/main/notebooks/01_a.ipynb",
+    }
 
 
 @pytest.fixture
@@ -518,7 +684,7 @@ def test_the_whole_book_is_printed_with_its_links(checkout, browser):
     assert len(re.findall(rb"/Type /Page\b(?!s)", content)) >= 6
     assert b"(https://example.org/there)" in content
     assert b"/Dest" in content and b"/Outlines" in content
-    assert b"file:" not in content and str(checkout).encode() not in content
+    assert b"file:" not in content and str(checkout.parent).encode() not in content
     assert not list((checkout / pdf).parent.glob(".*.partial"))
 
 

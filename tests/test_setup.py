@@ -1,6 +1,7 @@
 """Every way to the environment reaches the same one, and every page that names a version or an author agrees."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,18 @@ def test_conda_and_binder_reach_what_make_reaches():
     assert "-c constraints.txt -e '.[book,dev]'" in makefile
     momentfm = "--no-deps -c constraints.txt momentfm"
     assert momentfm in makefile
-    assert momentfm in post_build
+    assert post_build.startswith("#!") and post_build.endswith(f"\npython -m pip install {momentfm}\n")
+    before_them = ("binder", ".binder", "Dockerfile", "conda-lock.yml", "environment.yaml")  # Binder takes these first
+    assert [name for name in before_them if (ROOT / name).exists()] == []
+
+
+def test_a_chapter_that_fetches_ecgmoe_installs_what_conda_does_but_the_tools_of_developers():
+    steps = runpy.run_path(str(ROOT / "book" / "install_here.py"))["STEPS"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    everything = [line.replace("[book,dev]", "[book]") for line in pip if line != "-c constraints.txt"]
+    assert " ".join(steps[0]) == " ".join(everything)
+    assert f"{steps[1][0]} -c constraints.txt {steps[1][1]}\n" in (ROOT / "postBuild").read_text(encoding="utf-8")
 
 
 def test_a_checkout_is_the_same_on_windows_and_from_a_zip():
@@ -158,7 +170,7 @@ def make(folder, *arguments):
 
 
 @pytest.mark.parametrize(
-    "target", ["book", "test", "test-slow", "lint", "lab", "pdf", "linkcheck", "report", "release"]
+    "target", ["book", "test", "test-slow", "lint", "lab", "first-cells", "pdf", "linkcheck", "report", "release"]
 )
 def test_each_target_sets_up_first_and_a_second_call_installs_nothing(checkout, target):
     assert make(checkout, "-n", target).count("pip install") == 3
@@ -174,7 +186,8 @@ def test_each_target_sets_up_first_and_a_second_call_installs_nothing(checkout, 
 def test_help_lists_every_target(checkout):
     listed = re.findall(r"^([\w-]+) +\w", make(checkout), re.MULTILINE)
     quality = ["test", "test-slow", "lint"]
-    assert listed == ["help", "book", *quality, "lab", "pdf", "linkcheck", "report", "release", "conda", "clean"]
+    pages = ["lab", "first-cells", "pdf", "linkcheck", "report", "release"]
+    assert listed == ["help", "book", *quality, *pages, "conda", "clean"]
 
 
 @pytest.mark.parametrize(
