@@ -22,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import SphinxError
 
-from ecgmoe import __version__, chapters
+from ecgmoe import __version__, chapters, configurations, evaluation, paper, reference, tasks
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -58,6 +58,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     }:
         stale.unlink()
     write_if_changed(BOOK / "_generated" / "runs.md", "\n".join(runs_table(report)) + "\n")
+    write_if_changed(BOOK / "_generated" / "found.md", "\n".join(found()) + "\n")
 
     def finish(app: Sphinx, exception: Exception | None) -> None:
         if report.failures and exception is None:
@@ -134,6 +135,48 @@ def runs_table(report: chapters.Report, root: Path = ROOT) -> Iterator[str]:
     yield "|---|---|"
     yield f"| Python | {platform.python_version()} |"
     yield from (f"| {package} | {version(package)} |" for package in PACKAGES)
+
+
+#: Rows of the front page's table: floors and models of the reference run on real recordings, and what they are.
+SHOWN = {
+    evaluation.MEAN: "looks at no ECG",
+    evaluation.PEAKS: "learns nothing",
+    evaluation.CHARACTERISTICS: "linear models",
+    "ResNet": "a plain convolutional network",
+    configurations.FULL: "frozen backbones",
+    configurations.TRAINED: "one backbone trained with it",
+}
+
+
+def found() -> Iterator[str]:
+    """Markdown for the front page: the claims of the paper by verdict, and headline scores on real recordings."""
+    verdicts = paper.audit()
+    yield f"Of {len(verdicts)} claims of the paper, held against its own tables ({{doc}}`notebooks/08_claims_audit`):"
+    yield ""
+    yield "| verdict | claims | which |"
+    yield "|---|---:|---|"
+    for verdict in dict.fromkeys(one.verdict for one in verdicts):
+        claims = [one.claim for one in verdicts if one.verdict == verdict]
+        yield f"| **{verdict}** | {len(claims)} | {' · '.join(claims)} |"
+    run = reference.load("reference_ptbxl")
+    if run is None:
+        return
+    metrics = run["metrics"]
+    scores = metrics["scores"].set_index(["model", "task", "metric"])["value"]
+    seeds = metrics["sizes"].set_index("row")["seeds"]
+    named = [tasks.TASKS[name] for name in ("rr", "age", "sex", "rhythm")]
+    yield ""
+    yield f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings; {{doc}}`notebooks/07_ablation`):"
+    yield ""
+    yield "| | " + " | ".join(evaluation.task_label(task) for task in named) + " | seeds |"
+    yield "|---|" + "---:|" * (len(named) + 1)
+    for model, about in SHOWN.items():
+        if model not in scores:
+            continue
+        values = [scores.get((model, task.name, task.metric), float("nan")) for task in named]
+        places = [{"ms": 1, "years": 2}.get(task.unit, 3) for task in named]
+        cells = ["–" if value != value else f"{value:.{n}f}" for value, n in zip(values, places, strict=True)]
+        yield f"| {model}: {about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
 
 
 def repository_url(setting: str) -> str:
