@@ -33,6 +33,13 @@ PUBLIC_ADDRESS = re.compile(r"https://(?:github|gitlab)\.com/[\w.-]+/[\w.-]+?(?=
 #: How the address of a DOI begins.
 DOI = "https://doi.org/"
 
+#: Script that settles light or dark before anything is drawn; without it the theme reports an error at a first visit.
+MODE = """{
+  const page = document.documentElement.dataset;
+  page.mode ||= "auto";
+  page.theme ||= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}"""
+
 #: Packages whose versions decide the numbers.
 PACKAGES = ("torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "wfdb", "neurokit2", "papermill")
 
@@ -64,9 +71,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
         if report.failures and exception is None:
             raise ChaptersFailed("\n".join(f"{name}, {error}" for name, error in report.failures.items()))
 
+    leave_out_thebe(app)
+    app.add_js_file(None, body=MODE)
     app.add_config_value("ecgmoe_runs", "", "env")
     app.connect("config-inited", lambda app, config: configure(config, state.hexdigest()), priority=100)
     app.connect("html-page-context", point_to_sources, priority=900)
+    app.connect("html-page-context", without_role_of_a_list)
     app.connect("linkcheck-process-uri", ask_the_register)
     app.connect("build-finished", finish)
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
@@ -212,6 +222,14 @@ def configure(config: Config, state: str) -> None:
     config["html_static_path"].append(str(Path(mathjax.origin).parent / "static" / "mathjax" / "tex-svg-full.js"))
 
 
+def leave_out_thebe(app: Sphinx) -> None:
+    """Silence an extension of Jupyter Book that nothing here uses: its script comes twice, an error in every page."""
+    for event in ("env-before-read-docs", "doctree-resolved"):
+        for listener in list(app.events.listeners[event]):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+
+
 def ask_the_register(app: Sphinx, uri: str) -> str | None:
     """Address that says whether a DOI exists: the register's, for publishers turn programs away."""
     return f"https://doi.org/api/handles/{uri.removeprefix(DOI)}" if uri.startswith(DOI) else None
@@ -236,6 +254,14 @@ def point_to_sources(app: Sphinx, pagename: str, templatename: str, context: dic
     """Make launch and edit links point at ``notebooks/``: the copies under ``book/`` are not in the repository."""
     if pagename.startswith("notebooks/"):
         context["header_buttons"] = at_sources(context.get("header_buttons", []))
+
+
+def without_role_of_a_list(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
+) -> None:
+    """Take from a bibliography the role of a list, which docutils gives it though its entries are no items of one."""
+    if "body" in context:
+        context["body"] = context["body"].replace('role="list" class="citation-list"', 'class="citation-list"')
 
 
 def at_sources(value: Any) -> Any:
