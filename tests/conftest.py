@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from print_book import BROWSERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,6 +58,17 @@ def recordings(shared: Callable[[str], Path]) -> Path:
             subprocess.run([sys.executable, unpack, partial, "--folds", "9"], check=True, capture_output=True)
             partial.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """Path of an installed browser; the test is skipped where there is none, but not in CI."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("the browser tests need chromium")
+        pytest.skip("needs chromium")
+    return found
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""The book: its sources, its exercises, its machinery on a small book, and the rendered pages."""
+"""The book: its sources, its exercises, its machinery on a small book, and the rendered pages without a browser."""
 
 import ast
 import builtins
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -12,19 +11,21 @@ import shutil
 import subprocess
 import sys
 import time
-from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
+import ecgmoe_book as book
+import first_cell
 import nbformat
 import numpy as np
 import pandas as pd
+import print_book as printing
 import pytest
+import report_runs
 import torch
 import yaml
+from local_server import serve
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from synthetic import toy_cohort
 
@@ -49,17 +50,6 @@ HTML = ROOT / "_build" / "html"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
-
-
-def load_module(name):
-    """A module of the folder of the book, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-book, first_cell, printing, report_runs = map(load_module, ("ecgmoe_book", "first_cell", "print_book", "report_runs"))
 
 
 # --- the sources
@@ -518,17 +508,6 @@ def test_colab_is_offered_where_it_can_open_the_chapter_and_the_chapter_can_fetc
 SHOWN = "shown = 6 * 7\nshown"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Path of an installed browser."""
-    found = next(filter(None, map(shutil.which, printing.BROWSERS)), None)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("the browser tests need chromium")
-        pytest.skip("needs chromium")
-    return found
-
-
 def write_chapter(checkout, name, source):
     cells = [
         new_markdown_cell(f"# Chapter {name}\n\n$$ a = b $$ (eq-{name})"),
@@ -547,13 +526,13 @@ def checkout(tmp_path):
     tmp_path.mkdir()
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     (tmp_path / "_config.yml").write_text(re.sub(r'(?m)^  url: ".*"$', '  url: ""', config), encoding="utf-8")
-    for folder in ("book/_static", "notebooks", "ecgmoe"):
+    for folder in ("book", "notebooks", "ecgmoe"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("CITATION.cff", "constraints.txt", *(f"book/{page}" for page in ("ecgmoe_book.py", "references.bib"))):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("runs", "citing", "bibliography"):
         shutil.copy(ROOT / "book" / f"{name}.md", tmp_path / "book")
-    shutil.copy(ROOT / "book" / "_static" / "book.css", tmp_path / "book" / "_static")
+    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
     for name in ("__init__.py", "chapters.py"):
         shutil.copy(ROOT / "ecgmoe" / name, tmp_path / "ecgmoe")
     (tmp_path / "book" / "intro.md").write_text("# Small book\n", encoding="utf-8")
@@ -631,21 +610,30 @@ def test_the_book_shows_the_runs_repeats_nothing_and_turns_red_on_a_failure(chec
     }
 
 
+@pytest.mark.slow
+def test_a_repository_puts_links_to_its_notebooks_on_the_pages_of_chapters(checkout):
+    """Whatever the address of this checkout: launch and edit links as they are written, and none to the copies."""
+    config = yaml.safe_load((checkout / "_config.yml").read_text(encoding="utf-8"))
+    config["repository"]["url"] = "https://github.com/someone/ecgmoe"
+    (checkout / "_config.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    done = build(checkout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {name: (checkout / "_build" / "html" / f"{name}.html").read_text() for name in ("notebooks/01_a", "intro")}
+    launch = "https://mybinder.org/v2/gh/someone/ecgmoe/main?urlpath=lab/tree/notebooks/01_a.ipynb"
+    assert [launch in page for page in pages.values()] == [True, False]
+    assert "https://github.com/someone/ecgmoe/edit/main/notebooks/01_a.ipynb" in pages["notebooks/01_a"]
+    assert "https://github.com/someone/ecgmoe/edit/main/book/intro.md" in pages["intro"]
+    assert not any("book/notebooks" in page for page in pages.values())
+    assert "url     = {https://github.com/someone/ecgmoe}" in (checkout / "book/_generated/citation.md").read_text()
+
+
 @pytest.fixture
 def site(tmp_path):
     """Address of a web server on this machine that has one page, ``there.html``."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "there.html").write_text("here I am", encoding="utf-8")
-    handler = partial(QuietHandler, directory=tmp_path / "site")
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing."""
+    with serve(tmp_path / "site") as address:
+        yield address
 
 
 def test_the_link_check_turns_red_on_a_dead_link_only(checkout, site):
@@ -815,36 +803,3 @@ def test_the_book_shows_what_papermill_executed(pages):
         assert run.metadata.papermill.exception is None
         assert run.metadata.papermill.parameters == {}
         assert [cell.get("outputs") for cell in copy.cells] == [cell.get("outputs") for cell in run.cells]
-
-
-# --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browse(pages, browser):
-    """Page after its scripts ran in a browser without any network, as HTML."""
-
-    def dump(page, query=""):
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", "--dump-dom"]
-        offline = "--host-resolver-rules=MAP * ~NOTFOUND"
-        url = (HTML / f"{page}.html").as_uri() + query
-        done = subprocess.run([browser, *flags, offline, url], capture_output=True, text=True, check=True, timeout=120)
-        return done.stdout
-
-    return dump
-
-
-@pytest.mark.slow
-def test_formulas_are_set_without_network(pages, browse):
-    with_formulas = [name for name, page in pages.items() if "math" in page.classes]
-    assert with_formulas
-    for name in with_formulas:
-        seen = browse(name)
-        assert "<mjx-container" in seen, name
-        assert "mjx-merror" not in seen, name
-        assert "data-mjx-error" not in seen, name
-
-
-@pytest.mark.slow
-def test_the_search_works_from_the_file_system(browse):
-    assert re.search(r'<a href="[^"]*rerun\.html', browse("search", "?q=jupyterlab"))
