@@ -2,7 +2,8 @@
 
 At start-up it has every chapter executed whose run no longer holds, puts the executed notebooks where Sphinx reads them
 (``book/notebooks/``, ignored by git), with a table of the parameters and a link from each figure to its code, and
-writes the page fragments that depend on the runs or on the repository's address. A chapter that fails is shown as far as it came, and the build ends in an error that names chapter and cell.
+writes the page fragments that depend on the runs or on the repository's address. A chapter that fails is shown as far
+as it came, and the build ends in an error that names chapter and cell.
 """
 
 import hashlib
@@ -105,7 +106,7 @@ def page_of(executed: Path, parameters: Mapping[str, Any]) -> str:
 
 def parameters_table(chapter: str, parameters: Mapping[str, Any]) -> Iterator[str]:
     """Markdown: the parameters that a chapter declares, and the command that runs it with others."""
-    yield "## Change it"
+    yield "## Parameters"
     yield ""
     yield f"`.venv/bin/python -m ecgmoe chapters {chapter[:2]} -p NAME VALUE` runs this chapter with other parameters;"
     yield "a name or a value that it does not know is refused ({doc}`../rerun` tells more)."
@@ -176,7 +177,8 @@ def found() -> Iterator[str]:
     seeds = metrics["sizes"].set_index("row")["seeds"]
     named = [tasks.TASKS[name] for name in ("rr", "age", "sex", "rhythm")]
     yield ""
-    yield f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings; {{doc}}`notebooks/07_ablation`):"
+    n = metrics["records"]["test"]
+    yield f"On real hearts (PTB-XL's fold 9, {n:,} recordings; {{doc}}`notebooks/07_ablation`):"
     yield ""
     yield "| | " + " | ".join(evaluation.task_label(task) for task in named) + " | seeds |"
     yield "|---|" + "---:|" * (len(named) + 1)
