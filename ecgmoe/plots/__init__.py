@@ -1,6 +1,6 @@
 """Figures of the book: each function returns a matplotlib figure that is already closed, so that it shows once."""
 
-from ecgmoe.plots.ablation import differences
+from ecgmoe.plots.ablation import differences, learning_curves
 from ecgmoe.plots.attribution import interventions, phase_attribution
 from ecgmoe.plots.audit import claimed_and_recomputed, printed_against_constants, printed_zero_shot
 from ecgmoe.plots.backbones import by_depth, pretraining_curves, twins
@@ -39,6 +39,7 @@ __all__ = [
     "label_coverage",
     "label_distributions",
     "lead_quality",
+    "learning_curves",
     "peaks_on_strip",
     "phase_attribution",
     "poincare",

@@ -1,4 +1,4 @@
-"""Figures of the ablation: how far every row is from ECG-MoE."""
+"""Figures of the ablation: how far every row is from ECG-MoE, and what more records bring."""
 
 from collections.abc import Mapping, Sequence
 
@@ -69,5 +69,37 @@ def differences(pairs: pd.DataFrame, groups: Mapping[str, Sequence[str]], model:
     words = {"model": f"clearly worse than {model}", "baseline": "clearly better", "neither": "not separable"}
     handles = [Line2D([], [], marker="o", ms=4, color=colours[key], label=text) for key, text in words.items()]
     fig.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
+    plt.close(fig)
+    return fig
+
+
+def learning_curves(curve: pd.DataFrame) -> Figure:
+    """Headline metric against the number of training records, a panel a task and a line a model.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From :func:`ecgmoe.curve.measure`.
+    """
+    style()
+    names = [name for name in tasks.TASKS if name in set(curve["task"])]
+    fig, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.9), layout="constrained", squeeze=False)
+    for ax, name in zip(axes[0], names, strict=True):
+        task = tasks.TASKS[name]
+        rows = curve[(curve["task"] == name) & (curve["metric"] == task.metric)]
+        for i, model in enumerate(dict.fromkeys(rows["model"])):
+            own = rows[rows["model"] == model].sort_values("records")
+            colour = COLOURS[(1, 0, 2)[i % 3]]
+            ax.fill_between(own["records"], own["low"], own["high"], color=colour, alpha=0.15, lw=0)
+            ax.plot(own["records"], own["value"], "os^"[i % 3] + "-", color=colour, ms=4, lw=1.3, label=model)
+        ax.set_xscale("log", base=2)
+        sizes = sorted(set(rows["records"]))
+        ax.set_xticks(sizes, [f"{n / 1000:.1f}" for n in sizes])
+        ax.minorticks_off()
+        ax.set_title(f"{task.title}\n{'higher' if task.higher_is_better else 'lower'} is better", fontsize=9)
+        ax.set_ylabel(_UNITS.get(task.metric, f"MAE ({task.unit})"))
+        ax.set_xlabel("training records, thousands")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     plt.close(fig)
     return fig

@@ -1,0 +1,122 @@
+"""What more recordings would bring: rows of the table, trained on parts of the training patients.
+
+Every training is judged on the validation part, which also chooses its epochs, so that the test part stays unread; all
+points of a curve share that optimism. :func:`make` makes what lies in ``data/reference``, :func:`load` reads it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ecgmoe import ablation, configurations, evaluation, features, reference, results, tasks
+from ecgmoe.datasets import Cohort
+from ecgmoe.features import Inputs
+from ecgmoe.training import FitConfig
+
+#: Shares of the training records.
+SHARES = (0.125, 0.25, 0.5, 1.0)
+#: Name of the result that lies in the repository.
+NAME = "curve_ptbxl"
+
+
+def measure(
+    cohort: Cohort,
+    inputs: Inputs,
+    rows: Sequence[configurations.Row],
+    shares: Sequence[float] = SHARES,
+    config: FitConfig = FitConfig(),
+    preset: str = "compact",
+) -> pd.DataFrame:
+    """Train rows on shares of the training patients, the same patients for all rows.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    inputs : Inputs
+        Of the same cohort.
+    rows : sequence of Row
+    shares : sequence of float
+        Of the training records, above 0 and at most 1.
+    config : FitConfig
+    preset : str
+        Of the backbones.
+
+    Returns
+    -------
+    DataFrame
+        Every metric on the validation part; columns ``model, task, metric, value, low, high, n, records``, the last
+        being the number of training records.
+    """
+    parts = []
+    n_train = int((cohort.split == "train").sum())
+    for share in shares:
+        part = reference.limit(cohort, 0 if share == 1 else int(share * n_train))
+        kept = torch.from_numpy(np.flatnonzero(cohort.table.index.isin(part.table.index)))
+        own = inputs if len(kept) == len(cohort) else inputs.take(kept)
+        runs = ablation.run(part, own, rows, (config.seed,), config, preset)
+        scores = evaluation.score_table(ablation.predictions(runs), part, split="validation", headline=False)
+        parts.append(scores.assign(records=int((part.split == "train").sum())))
+    return pd.concat(parts, ignore_index=True)
+
+
+def make(data: str, folder: Path, rows: Sequence[str] = ("ResNet",), seed: int = 0) -> tuple[dict[str, Any], Path]:
+    """Make the curve of real recordings and write it, with its provenance, to ``curve_ptbxl.json`` in a folder.
+
+    Interrupted, the same call goes on where it was.
+
+    Parameters
+    ----------
+    data : str
+        Folder of a data set or prepared store.
+    folder : Path
+    rows : sequence of str
+        As for :func:`ecgmoe.configurations.select`.
+    seed : int
+    """
+    cohort = reference.cohort_of(data)
+    config = replace(reference.recipe(data), seed=seed)
+    found = measure(cohort, features.make_inputs(cohort), configurations.select(rows), config=config)
+    content = {
+        "chapter": NAME,
+        "provenance": results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)}),
+        "metrics": {"curve": found, "code": configurations.code()},
+    }
+    path = folder / f"{NAME}.json"
+    results.write_json(path, content)
+    return content, path
+
+
+def load(name: str = NAME) -> pd.DataFrame | None:
+    """Give the curve that comes with the repository; None where there is none."""
+    try:
+        return pd.DataFrame(results.reference(name)["metrics"]["curve"])
+    except FileNotFoundError:
+        return None
+
+
+def last_doubling(curve: pd.DataFrame) -> pd.DataFrame:
+    """What the last doubling of the training records changed.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From :func:`measure`.
+
+    Returns
+    -------
+    DataFrame
+        Headline metrics: a row a model and task; columns ``model, task, half, whole, gain``, where a gain above 0 is an
+        improvement, in the unit of the metric.
+    """
+    headline = curve["metric"] == curve["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
+    lines = []
+    for (model, task), part in curve[headline].groupby(["model", "task"], sort=False):
+        half, whole = part.sort_values("records")["value"].to_numpy()[-2:]
+        sign = 1 if tasks.TASKS[str(task)].higher_is_better else -1
+        lines.append({"model": model, "task": task, "half": half, "whole": whole, "gain": sign * (whole - half)})
+    return pd.DataFrame(lines)

@@ -1,0 +1,98 @@
+"""What more records bring: the same patients for all rows, scored on the validation part, drawn and read back."""
+
+import json
+from dataclasses import replace
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from synthetic import toy_cohort
+
+from ecgmoe import configurations, curve, features, plots, reference, results
+from ecgmoe.__main__ import app
+from ecgmoe.training import FitConfig
+
+PRESET = "compact-random"
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return toy_cohort(96)
+
+
+@pytest.fixture(scope="module")
+def inputs(cohort):
+    return features.make_inputs(cohort, names=("dlinear",), preset=PRESET)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    (full, resnet) = configurations.select(["ResNet"])
+    return [replace(full, backbones=("dlinear",)), resnet]
+
+
+@pytest.fixture(scope="module")
+def found(cohort, inputs, rows):
+    return curve.measure(cohort, inputs, rows, (0.5, 1.0), FitConfig(epochs=1, batch_size=16), PRESET)
+
+
+def test_all_rows_learn_from_the_same_shares_and_are_scored_on_the_validation_part(cohort, found):
+    n = int((cohort.split == "train").sum())
+    whole, half = max(found["records"]), min(found["records"])
+    assert whole == n and n / 2 <= half < n
+    assert found.groupby("model")["records"].unique().map(tuple).tolist() == [(half, whole)] * 2
+    assert set(found["model"]) == {"ECG-MoE", "ResNet"} and {"mae", "rmse"} <= set(found["metric"])
+    labelled = np.isfinite(cohort.targets()["age"]) & (cohort.split == "validation")
+    assert (found[found["task"] == "age"]["n"] == labelled.sum()).all()
+
+
+def test_fewer_records_give_another_model(found):
+    age = found[(found["task"] == "age") & (found["metric"] == "mae")]
+    assert age.groupby("model")["value"].nunique().tolist() == [2, 2]
+
+
+def test_the_last_doubling_is_a_gain_where_the_metric_improves():
+    line = {"model": "A", "low": 0.0, "high": 1.0, "n": 9}
+    table = pd.DataFrame(
+        [
+            {**line, "task": task, "metric": metric, "records": records, "value": value}
+            for task, metric, values in (("age", "mae", (9.0, 8.0, 7.5)), ("sex", "macro_f1", (0.5, 0.7, 0.8)))
+            for records, value in zip((400, 100, 200), (values[2], values[0], values[1]), strict=True)
+        ]
+        + [{**line, "task": "age", "metric": "rmse", "records": 100, "value": 3.0}]
+    )
+    gains = curve.last_doubling(table).set_index("task")
+    assert gains["gain"].round(3).to_dict() == {"age": 0.5, "sex": 0.1}
+    assert gains.loc["age", ["half", "whole"]].tolist() == [8.0, 7.5]
+
+
+def test_a_panel_a_task_and_a_line_a_model(found):
+    figure = plots.learning_curves(found)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    assert len(figure.axes) == found["task"].nunique()
+    for axes in figure.axes:
+        assert [line.get_label() for line in axes.lines] == ["ECG-MoE", "ResNet"]
+        assert [len(line.get_xdata()) for line in axes.lines] == [2, 2]
+
+
+def test_the_command_writes_what_the_book_reads(cohort, inputs, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "cohort_of", lambda _: cohort)
+    monkeypatch.setattr(reference, "recipe", lambda _: FitConfig(epochs=1, batch_size=16))
+    monkeypatch.setattr(features, "make_inputs", lambda _: inputs)
+    monkeypatch.setattr(configurations, "select", lambda names: rows)
+    monkeypatch.setattr(curve.measure, "__defaults__", ((1.0, 0.5), FitConfig(), PRESET))
+    done = CliRunner().invoke(app, ["curve", "somewhere", "--folder", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0 and "gain" in done.output
+    written = json.loads((tmp_path / "curve_ptbxl.json").read_text("utf-8"))
+    assert written["provenance"]["parameters"]["rows"] == ["ResNet"]
+    assert written["metrics"]["code"] == configurations.code()
+    monkeypatch.setattr(results, "reference", lambda _: written)
+    assert len(curve.load()) == len(written["metrics"]["curve"])
+
+    def absent(_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(results, "reference", absent)
+    assert curve.load() is None
