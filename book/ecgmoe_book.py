@@ -79,6 +79,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", point_to_sources, priority=900)
     app.connect("html-page-context", without_role_of_a_list)
     app.connect("linkcheck-process-uri", ask_the_register)
+    app.connect("autodoc-process-docstring", leave_out_aliases)
     app.connect("build-finished", finish)
     return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -150,45 +151,56 @@ def runs_table(report: chapters.Report, root: Path = ROOT) -> Iterator[str]:
 
 #: Rows of the front page's table: floors and models of the reference run on real recordings, and what they are.
 SHOWN = {
-    evaluation.MEAN: "looks at no ECG",
-    evaluation.PEAKS: "learns nothing",
-    evaluation.CHARACTERISTICS: "linear models",
-    "ResNet": "a plain convolutional network",
-    configurations.FULL: "frozen backbones",
-    configurations.TRAINED: "one backbone trained with it",
+    evaluation.MEAN: "",
+    evaluation.PEAKS: "",
+    evaluation.CHARACTERISTICS: ", linear",
+    "ResNet": "",
+    configurations.FULL: ", frozen backbones",
+    configurations.TRAINED: "",
 }
 
 
 def found() -> Iterator[str]:
     """Markdown for the front page: the claims of the paper by verdict, and headline scores on real recordings."""
     verdicts = paper.audit()
-    yield f"Of {len(verdicts)} claims of the paper, held against its own tables ({{doc}}`notebooks/08_claims_audit`):"
-    yield ""
-    yield "| verdict | claims | which |"
-    yield "|---|---:|---|"
-    for verdict in dict.fromkeys(one.verdict for one in verdicts):
-        claims = [one.claim for one in verdicts if one.verdict == verdict]
-        yield f"| **{verdict}** | {len(claims)} | {' · '.join(claims)} |"
+
+    def those(verdict: str) -> list[str]:
+        return [one.claim for one in verdicts if one.verdict == verdict]
+
+    def named(verdict: str, words: str) -> str:
+        return f"**{len(those(verdict))} {words}** ({'; '.join(those(verdict))})"
+
+    yield (
+        f"Of {len(verdicts)} claims of the paper, held against its own tables, {named('holds', 'hold')}, "
+        + ", ".join(
+            (
+                named("contradicted", "are contradicted"),
+                named("not derivable", "cannot be derived"),
+                f"**{len(those('overstated'))} are overstated**",
+            )
+        )
+        + f", and for **{len(those('not shown'))} nothing is shown**: {{doc}}`notebooks/08_claims_audit` has them all."
+    )
     run = reference.load("reference_ptbxl")
     if run is None:
         return
     metrics = run["metrics"]
     scores = metrics["scores"].set_index(["model", "task", "metric"])["value"]
     seeds = metrics["sizes"].set_index("row")["seeds"]
-    named = [tasks.TASKS[name] for name in ("rr", "age", "sex", "rhythm")]
+    asked = [tasks.TASKS[name] for name in ("rr", "age", "sex", "rhythm")]
     yield ""
     n = metrics["records"]["test"]
     yield f"On real hearts (PTB-XL's fold 9, {n:,} recordings; {{doc}}`notebooks/07_ablation`):"
     yield ""
-    yield "| | " + " | ".join(evaluation.task_label(task) for task in named) + " | seeds |"
-    yield "|---|" + "---:|" * (len(named) + 1)
+    yield "| | " + " | ".join(evaluation.task_label(task) for task in asked) + " | seeds |"
+    yield "|---|" + "---:|" * (len(asked) + 1)
     for model, about in SHOWN.items():
         if model not in scores:
             continue
-        values = [scores.get((model, task.name, task.metric), float("nan")) for task in named]
-        places = [{"ms": 1, "years": 2}.get(task.unit, 3) for task in named]
+        values = [scores.get((model, task.name, task.metric), float("nan")) for task in asked]
+        places = [{"ms": 1, "years": 2}.get(task.unit, 3) for task in asked]
         cells = ["–" if value != value else f"{value:.{n}f}" for value, n in zip(values, places, strict=True)]
-        yield f"| {model}: {about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
+        yield f"| {model}{about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
 
 
 def repository_url(setting: str) -> str:
@@ -230,6 +242,12 @@ def leave_out_thebe(app: Sphinx) -> None:
         for listener in list(app.events.listeners[event]):
             if listener.handler.__module__ == "sphinx_thebe":
                 app.disconnect(listener.id)
+
+
+def leave_out_aliases(app: Sphinx, what: str, name: str, found: object, options: object, lines: list[str]) -> None:
+    """Nothing is better than what Python says by itself of a field of a named tuple."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
 
 
 def ask_the_register(app: Sphinx, uri: str) -> str | None:
