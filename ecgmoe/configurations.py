@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache as memoise
 from inspect import getsource
+from textwrap import dedent
 from typing import Any, Literal
 
 import torch
@@ -340,4 +341,4 @@ def whole_size(cohort: Cohort, inputs: Inputs, preset: str) -> int:
 def code() -> str:
     """Digest of all code that decides on what a training comes to."""
     sources = cache.training_sources(*_DECIDING).values()
-    return cache.digest(cache.source_digest(*sources), cache.code_of(getsource(fit_row)))
+    return cache.digest(cache.source_digest(*sources), cache.code_of(dedent(getsource(fit_row))))

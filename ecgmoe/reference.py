@@ -415,7 +415,7 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         pairs = ablation.levelled(comparisons)
         better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
         model, baseline = (
-            words(tasks.TASKS[str(name)].title for name, of in better.items() if of == side)
+            words(_spoken(tasks.TASKS[str(name)].title) for name, of in better.items() if of == side)
             for side in ("model", "baseline")
         )
         return f"Clearly better than the {rival}: {model}; clearly worse: {baseline}."
@@ -431,6 +431,11 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
             f"{verdict(metrics['trained_comparisons'])}"
         )
     return said
+
+
+def _spoken(title: str) -> str:
+    """Title of a task within a sentence: abbreviations keep their capitals."""
+    return title if title[1].isupper() else title.lower()
 
 
 def of_seeds(n: int) -> str:
