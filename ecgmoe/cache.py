@@ -50,8 +50,11 @@ def source_digest(*files: str | None) -> str:
 
 
 def code_of(source: str) -> str:
-    """Python source without comments, docstrings and empty lines: what is left decides on results."""
-    lines = source.splitlines()
+    """Python source without comments, docstrings and empty lines: what is left decides on results.
+
+    Empty lines and spaces at the end of a line go from within other strings too, which decide on no result.
+    """
+    lines = source.split("\n")  # as Python counts lines; str.splitlines knows other ends
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
@@ -59,8 +62,10 @@ def code_of(source: str) -> str:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
             text = node.body[0]
-            for i in range(text.lineno - 1, text.end_lineno or text.lineno):
-                lines[i] = ""
+            first, last = text.lineno - 1, (text.end_lineno or text.lineno) - 1
+            before = lines[first].encode()[: text.col_offset]  # columns are those of UTF-8
+            after = lines[last].encode()[text.end_col_offset :]
+            lines[first : last + 1] = [(before + after).decode(), *[""] * (last - first)]
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 

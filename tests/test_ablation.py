@@ -240,6 +240,19 @@ class A:
     assert cache.code_of(source.replace("return 1", "return 2")) != cache.code_of(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ('class Wrong(ValueError): """Words."""\n', "class Wrong(ValueError):"),
+        ('def f(é="é"): "Wörter."; return 1  # one\n', 'def f(é="é"): ; return 1'),
+        ('"""Of\n\nthe module."""; x = 1\n', "; x = 1"),
+        ('x = "\x0c"\ny = "\u2028"  # two lines\ndef f():\n    "Words."\n', 'x = "\x0c"\ny = "\u2028"\ndef f():'),
+    ],
+)
+def test_code_on_the_line_of_a_docstring_counts(source, wanted):
+    assert cache.code_of(source) == wanted
+
+
 def test_processes_share_the_work(cohort, inputs, monkeypatch):
     """What another process is training comes last, and is taken from the cache when it is there."""
     rows, trained, asked = configurations.select(["parts"]), [], []
