@@ -5,10 +5,8 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tokenize
 from collections.abc import Callable, Mapping
-from inspect import ismodule
 from pathlib import Path
 
 import numpy as np
@@ -70,29 +68,39 @@ def code_of(source: str) -> str:
 
 
 #: Modules whose code decides on the inputs of a training, which are in the key of a result themselves, or on nothing.
-_OF_INPUTS = frozenset({"beats", "cache", "datasets", "features", "records", "results", "rpeaks"})
+_OF_INPUTS = ("beats", "cache", "datasets", "features", "records", "results", "rpeaks", "backbones.precision")
 
 
 def training_sources(*modules: str) -> dict[str, str]:
-    """Files of modules of this package and of all that they use, by name; what decides on inputs alone is left out.
+    """Files of modules of this package and of all that they import, by name; what decides on inputs alone is left out.
+
+    Imports are read in the sources, so that the answer does not depend on what has been imported already. A package
+    stands for all of its modules.
 
     Parameters
     ----------
     *modules : str
-        Imported already, such as ``"ecgmoe.training"``.
+        Such as ``"ecgmoe.training"``.
     """
     found: dict[str, str] = {}
     waiting: list[str] = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name.partition(".")[0] != "ecgmoe" or name.split(".")[1] in _OF_INPUTS:
+        package, _, own = name.partition(".")
+        left_out = any(f"{own}.".startswith(f"{other}.") for other in _OF_INPUTS)
+        if name in found or package != "ecgmoe" or not own or left_out:
             continue
-        module = sys.modules[name]
-        found[name] = str(module.__file__)
-        waiting += [
-            value.__name__ if ismodule(value) else str(getattr(value, "__module__", ""))
-            for value in vars(module).values()
-        ]
+        path = Path(__file__).parent.joinpath(*own.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not file.is_file():  # what is imported is no module
+            continue
+        found[name] = str(file)
+        waiting += [f"{name}.{inner.stem}" for inner in path.glob("*") if inner.stem != "__init__"]
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                waiting += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     return dict(sorted(found.items()))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -210,8 +212,23 @@ def test_scores_are_written_with_the_spread_where_there_is_one(cohort):
 def test_all_code_that_decides_on_a_training_is_in_the_key():
     used = {name.removeprefix("ecgmoe.") for name in cache.training_sources(*configurations._DECIDING)}
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
-    assert trained | {"backbones.adapt"} <= used
-    assert not used & {"beats", "ablation", "configurations", "evaluation", "results"}
+    assert trained | {f"backbones.{name}" for name in ("adapt", "ecgfm", "lora", "published.hub")} <= used
+    assert not used & {"beats", "ablation", "configurations", "datasets.ptbxl", "evaluation", "results"}
+
+
+def test_the_digest_of_code_does_not_depend_on_what_is_imported():
+    """A page that has imported more than a command finds the command's result to be of the same code."""
+    lines = [
+        "from ecgmoe import configurations",
+        "from ecgmoe import plots, bench_inference, reference, configurations",
+    ]
+    codes = {
+        subprocess.run(
+            [sys.executable, "-c", f"{line}; print(configurations.code())"], capture_output=True, text=True, check=True
+        ).stdout
+        for line in lines
+    }
+    assert codes == {f"{configurations.code()}\n"}
 
 
 def test_words_in_the_code_do_not_count():
