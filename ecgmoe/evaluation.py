@@ -325,7 +325,7 @@ def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
             "Task": [task_label(TASKS[name]) for name in pairs["task"]],
             "Compared with": pairs["baseline"],
             f"{model} minus that": [
-                f"{row.difference:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in pairs.itertuples()
+                f"{row.difference:.2f} [{row.low:.2f}, {row.high:.2f}]".replace("-", "−") for row in pairs.itertuples()
             ],
             "p (Holm)": [f"{p:.3f}" for p in pairs["p_holm"]],
             "Clearly better": pairs["better"]
@@ -371,7 +371,7 @@ def score_table(
 
 
 #: How a metric is named and printed.
-_METRIC_LABELS = {
+METRIC_LABELS = {
     "mae": "MAE",
     "rmse": "RMSE",
     "macro_f1": "macro-F1",
@@ -385,7 +385,7 @@ _DECIMALS = {"rr": 1, "age": 2}
 def task_label(task: Task) -> str:
     """Name a task with its headline metric, unit and direction, such as ``RR interval: MAE, ms ↓``."""
     unit = f", {task.unit}" if task.unit else ""
-    return f"{task.title}: {_METRIC_LABELS[task.metric]}{unit} {'↑' if task.higher_is_better else '↓'}"
+    return f"{task.title}: {METRIC_LABELS[task.metric]}{unit} {'↑' if task.higher_is_better else '↓'}"
 
 
 def paper_table(
@@ -481,6 +481,6 @@ def metrics_table(scores: pd.DataFrame) -> pd.DataFrame:
         name, metric = part["task"].iloc[0], part["metric"].iloc[0]
         places = _DECIMALS.get(name, 3)
         values = {model: f"{value:.{places}f}" for model, value in zip(part["model"], part["value"], strict=True)}
-        rows.append({"Task": TASKS[name].title, "Metric": _METRIC_LABELS[metric], **values})
+        rows.append({"Task": TASKS[name].title, "Metric": METRIC_LABELS[metric], **values})
     table = pd.DataFrame(rows).fillna("–")
     return table.assign(Task=table["Task"].mask(table["Task"].duplicated(), ""))

@@ -97,6 +97,8 @@ class Judged:
         As :func:`ecgmoe.reliability.calibration`.
     subgroups : DataFrame
         As :func:`ecgmoe.reliability.subgroups`.
+    rhythms : DataFrame
+        As :func:`by_rhythm`; None where the model has no rhythm.
     left_out : dict of str to int
         Labelled records that got no answer, by task; none of these figures counts them.
     """
@@ -105,6 +107,7 @@ class Judged:
     coverage: pd.DataFrame
     calibration: pd.DataFrame
     subgroups: pd.DataFrame
+    rhythms: pd.DataFrame | None
     left_out: dict[str, int]
 
 
@@ -143,6 +146,7 @@ def judge(predictor: Predictor, cohort: Cohort, split: str = "test", n_boot: int
         _coverage(predictor, run, scored, split, n_boot),
         reliability.calibration({"model": run}, scored, split=split, n_boot=n_boot).drop(columns="model"),
         reliability.subgroups({"model": run}, scored, split=split, n_boot=n_boot).drop(columns="model"),
+        by_rhythm(run["rhythm"], scored, split, n_boot) if "rhythm" in run else None,
         left_out,
     )
 
@@ -156,6 +160,42 @@ def by_leads(predictor: Predictor, cohort: Cohort, split: str = "test") -> pd.Da
         scores = evaluation.evaluate_cohort(run, _answered(found, cohort, split)[0], split=split, headline=True)
         parts.append(scores.assign(leads=words))
     return pd.concat(parts, ignore_index=True)[["leads", "task", "metric", "value", "low", "high", "n"]]
+
+
+def by_rhythm(probability_BO: np.ndarray, cohort: Cohort, split: str = "test", n_boot: int = 1000) -> pd.DataFrame:
+    """How often each rhythm is found, and how often it is right where it is named.
+
+    Parameters
+    ----------
+    probability_BO : ndarray of shape (B, O)
+        Of the classes, for every record of the cohort.
+    cohort : Cohort
+    split : str
+    n_boot : int
+        Resamples of patients.
+
+    Returns
+    -------
+    DataFrame
+        A row a rhythm and measure (``sensitivity``, ``precision``); columns ``rhythm, n, named, measure, value, low,
+        high``: records with that label, and records for which it is named. Rhythms without a record are left out;
+        precision is NaN where a rhythm is never named.
+    """
+    task, part = TASKS["rhythm"], evaluation.part_of(cohort, split)
+    labelled = np.isfinite(cohort.targets()["rhythm"][part.rows])
+    class_N = cohort.targets()["rhythm"][part.rows][labelled].astype(int)
+    named_N = probability_BO[part.rows][labelled].argmax(1)
+    w_KN = patient_weights(part.patients[labelled], n_boot, 0)
+    rows = []
+    for k, name in enumerate(task.classes):
+        true_N, said_N = class_N == k, named_N == k
+        for measure, of_N in (("sensitivity", true_N), ("precision", said_N)):
+            share_K = ratio(w_KN @ (true_N & said_N).astype(float), w_KN @ of_N.astype(float))
+            if true_N.any():
+                counts = (int(true_N.sum()), int(said_N.sum()))
+                low, high = interval(share_K) if of_N.any() else (np.nan, np.nan)
+                rows.append((name, *counts, measure, float(share_K[0]), low, high))
+    return pd.DataFrame(rows, columns=["rhythm", "n", "named", "measure", "value", "low", "high"])
 
 
 def _answered(found: Mapping[str, np.ndarray], cohort: Cohort, split: str) -> tuple[Cohort, dict[str, int]]:
@@ -284,6 +324,7 @@ def judged(predictor: Predictor, cohort: Cohort) -> dict[str, Any]:
         "coverage": found.coverage,
         "calibration": found.calibration,
         "subgroups": found.subgroups,
+        "rhythms": found.rhythms,
         "leads": by_leads(predictor, cohort),
         "without an answer": found.left_out,
     }
@@ -310,6 +351,8 @@ LIMITS_OF = {
         "Ages above 89 are published as one value and were left out: predictions for the oldest are too low.",
         "Rhythm has the 15 classes of the paper, three of which do not occur in PTB-XL and are never predicted; what "
         "is no class is called other.",
+        "Block of the second and third degree and ventricular tachycardia have no class: such a recording is called "
+        "something else, sinus rhythm not excepted.",
         "Sex is that of the hospital's register.",
     ),
     "Simulated": ("Trained on simulated hearts: nothing follows for real ones.",),
@@ -319,7 +362,7 @@ _HUB_LICENCES = {"CC BY 4.0": "cc-by-4.0", "ODbL 1.0": "odbl", "ODC-By 1.0": "od
 
 
 def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Tables of text of what a card says of its model on the test part: scores, coverage, subgroups, leads."""
+    """Tables of text of what a card says of its model on the test part: scores, coverage, subgroups, rhythms, leads."""
     test = card["test"]
     scores = pd.DataFrame(
         [{"Metric": _label(row), "Value": _figure(row), "Recordings": row["n"]} for row in test["scores"]]
@@ -331,7 +374,17 @@ def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         if row["value"] is not None
     ]
     leads = [{"Leads": row["leads"], "task": row["task"], "cell": _figure(row)} for row in test["leads"]]
-    return {"scores": scores, "coverage": _wide(coverage), "subgroups": _wide(subgroups), "leads": _wide(leads)}
+    found = {"scores": scores, "coverage": _wide(coverage), "subgroups": _wide(subgroups), "leads": _wide(leads)}
+    return found | ({"rhythms": _rhythms(test["rhythms"])} if test.get("rhythms") else {})
+
+
+def _rhythms(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A line a rhythm, the commonest first."""
+    lines: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: -row["n"]):
+        line = lines.setdefault(row["rhythm"], {"Rhythm": row["rhythm"], "Recordings": row["n"], "Named": row["named"]})
+        line[row["measure"].capitalize()] = "–" if row["value"] is None else _figure({**row, "task": "rhythm"})
+    return pd.DataFrame(list(lines.values()))
 
 
 def _wide(rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
@@ -352,6 +405,18 @@ def readme(card: Mapping[str, Any]) -> str:
     titles = [TASKS[name].title for name in TASKS if name in card["test"]["without an answer"]]
     titles = [title if title[1].isupper() else title.lower() for title in titles]
     answers = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
+    by_rhythm = (
+        f"""## By rhythm
+
+Sensitivity: share of the recordings with that label that are answered so. Precision: share of those answered so that
+have that label.
+
+{_lines(shown["rhythms"])}
+
+"""
+        if "rhythms" in shown
+        else ""
+    )
     n, begins = len(card["files"]), "An ECG-MoE over compact backbones, trained"
     if n > 1:
         begins = (
@@ -397,7 +462,7 @@ Share of labels inside intervals that were chosen to hold {100 * card["calibrati
 
 {_lines(shown["subgroups"])}
 
-## With fewer leads
+{by_rhythm}## With fewer leads
 
 Limb leads are computed from any two of them; the other leads are guessed from those that are there.
 
@@ -424,7 +489,7 @@ def _places(task: str) -> int:
 
 def _label(row: Mapping[str, Any]) -> str:
     unit = f", {TASKS[row['task']].unit}" if TASKS[row["task"]].kind == "regression" else ""
-    return f"{TASKS[row['task']].title}: {row['metric'].replace('_', ' ')}{unit}"
+    return f"{TASKS[row['task']].title}: {evaluation.METRIC_LABELS[row['metric']]}{unit}"
 
 
 def _figure(row: Mapping[str, Any], key: str = "value") -> str:

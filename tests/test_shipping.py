@@ -120,7 +120,7 @@ def test_epochs_and_calibration_come_from_a_model_that_has_not_seen_the_validati
 def test_the_figures_of_the_card_are_those_of_its_answers(shipped, cohort):
     folder, card = shipped
     again = results._plain(shipping.judged(prediction.load(folder), cohort))
-    for name in ("scores", "coverage", "subgroups", "leads"):
+    for name in ("scores", "coverage", "subgroups", "rhythms", "leads"):
         pd.testing.assert_frame_equal(pd.DataFrame(again[name]), pd.DataFrame(card["test"][name]), rtol=1e-4)
     test = np.flatnonzero(cohort.split == "test")
     table = prediction.load(folder).predict(cohort.signal[test], cohort.fs)
@@ -130,6 +130,25 @@ def test_the_figures_of_the_card_are_those_of_its_answers(shipped, cohort):
     assert coverage.loc[("age", "all"), "share"] == pytest.approx(inside)
     scores = pd.DataFrame(card["test"]["scores"]).set_index(["task", "metric"])["value"]
     assert scores["age", "mae"] == pytest.approx(np.nanmean(np.abs(table["age_years"] - age)), rel=1e-4)
+
+
+def test_sensitivity_and_precision_of_a_rhythm_are_shares_of_its_recordings(cohort):
+    rng = np.random.default_rng(3)
+    probability_BO = rng.dirichlet(np.ones(len(TASKS["rhythm"].classes)), len(cohort))
+    probability_BO[::2, 0] = 1.0
+    found = shipping.by_rhythm(probability_BO, cohort, n_boot=200)
+    test = (cohort.split == "test") & np.isfinite(cohort.targets()["rhythm"])
+    label, named = cohort.targets()["rhythm"][test], probability_BO[test].argmax(1)
+    assert set(found["rhythm"]) == {TASKS["rhythm"].classes[int(k)] for k in label}
+    for row in found.itertuples():
+        k = TASKS["rhythm"].classes.index(row.rhythm)
+        true, said = label == k, named == k
+        assert (row.n, row.named) == (true.sum(), said.sum())
+        of = true if row.measure == "sensitivity" else said
+        if of.any():
+            assert row.value == pytest.approx((true & said).sum() / of.sum()) and row.low <= row.value <= row.high
+        else:
+            assert np.isnan([row.value, row.low, row.high]).all()
 
 
 def test_a_backbone_that_was_trained_travels_with_the_model(cohort, tmp_path, monkeypatch):
@@ -191,5 +210,5 @@ def test_the_shipped_model_reaches_on_fold_9_what_its_card_says(recordings):
     cohort = datasets.load(recordings / "ptbxl", max_records=0)
     found = results._plain(asdict(shipping.judge(prediction.load("compact-ptbxl"), cohort)))
     assert found["left_out"] == card["test"]["without an answer"]
-    for name in ("scores", "coverage", "calibration", "subgroups"):
+    for name in ("scores", "coverage", "calibration", "subgroups", "rhythms"):
         pd.testing.assert_frame_equal(pd.DataFrame(found[name]), pd.DataFrame(card["test"][name]), rtol=2e-3, atol=2e-3)
