@@ -65,7 +65,7 @@ def measure(
 
 
 def make(data: str, folder: Path, rows: Sequence[str] = ("ResNet",), seed: int = 0) -> tuple[dict[str, Any], Path]:
-    """Make the curve of real recordings and write it, with its provenance, to ``curve_ptbxl.json`` in a folder.
+    """Make the curve of a data set and write it, with its provenance, to ``curve_<data set>.json`` in a folder.
 
     Interrupted, the same call goes on where it was.
 
@@ -77,26 +77,30 @@ def make(data: str, folder: Path, rows: Sequence[str] = ("ResNet",), seed: int =
     rows : sequence of str
         As for :func:`ecgmoe.configurations.select`.
     seed : int
+
+    Returns
+    -------
+    dict and Path
+        What was written, the curve as a DataFrame, and where.
     """
     cohort = reference.cohort_of(data)
     config = replace(reference.recipe(data), seed=seed)
     found = measure(cohort, features.make_inputs(cohort), configurations.select(rows), config=config)
+    name = reference.name_of("curve", cohort)
     content = {
-        "chapter": NAME,
+        "chapter": name,
         "provenance": results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)}),
         "metrics": {"curve": found, "code": configurations.code()},
     }
-    path = folder / f"{NAME}.json"
+    path = folder / f"{name}.json"
     results.write_json(path, content)
     return content, path
 
 
 def load(name: str = NAME) -> pd.DataFrame | None:
     """Give the curve that comes with the repository; None where there is none."""
-    try:
-        return pd.DataFrame(results.reference(name)["metrics"]["curve"])
-    except FileNotFoundError:
-        return None
+    found = reference.load(name)
+    return None if found is None else pd.DataFrame(found["metrics"]["curve"])
 
 
 def last_doubling(curve: pd.DataFrame) -> pd.DataFrame:

@@ -63,6 +63,11 @@ def cohort_of(data: str = "simulated", patients: int = PATIENTS, preset: str = "
     return datasets.load(root, fs=backbones.RECORDING_HZ[preset], max_records=0)
 
 
+def name_of(kind: str, cohort: Cohort) -> str:
+    """Name of a kind of result for a data set, such as ``reference_ptbxl``."""
+    return f"{kind}_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
+
+
 def limit(cohort: Cohort, train_records: int, seed: int = 0) -> Cohort:
     """Keep a random part of the training patients, as many as it takes for so many records; all others stay.
 
@@ -210,7 +215,7 @@ def make(
         train_records = TRAIN_RECORDS if data == "simulated" else 0
     cohort = limit(cohort_of(data, patients, preset), train_records)
     made_up = data == "simulated"
-    name = "reference_" + re.sub(r"[^a-z]", "", cohort.card.name.lower().split()[0])
+    name = name_of("reference", cohort)
     name += "" if preset == "compact" else f"_{preset.replace('-', '_')}"
     folder = folder or results.run_dir()
     config = replace(recipe(data), epochs=epochs or recipe(data).epochs)

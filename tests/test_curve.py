@@ -85,7 +85,8 @@ def test_the_command_writes_what_the_book_reads(cohort, inputs, rows, tmp_path, 
     monkeypatch.setattr(curve.measure, "__defaults__", ((1.0, 0.5), FitConfig(), PRESET))
     done = CliRunner().invoke(app, ["curve", "somewhere", "--folder", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0 and "gain" in done.output
-    written = json.loads((tmp_path / "curve_ptbxl.json").read_text("utf-8"))
+    written = json.loads((tmp_path / "curve_toy.json").read_text("utf-8"))  # other data have another name
+    assert reference.name_of("curve", replace(cohort, card=replace(cohort.card, name="PTB-XL 1.0.3"))) == curve.NAME
     assert written["provenance"]["parameters"]["rows"] == ["ResNet"]
     assert written["metrics"]["code"] == configurations.code()
     monkeypatch.setattr(results, "reference", lambda _: written)
