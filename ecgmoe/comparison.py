@@ -20,7 +20,7 @@ TIMING = re.compile(
 #: Columns that say which row of a table it is: those of text, and those of numbers that are settings and no results.
 KEYS = (
     *("model", "row", "way", "run", "backbone", "detector", "baseline", "other", "set", "part", "leads"),
-    *("by", "kind", "group", "phase", "label", "class", "task", "metric", "measure"),
+    *("by", "kind", "group", "phase", "label", "class", "rhythm", "task", "metric", "measure"),
 )
 SETTINGS = ("seed", "k", "depth", "strength", "tolerance_ms", "fs", "cores", "disk_mb_s", "times", "record", "start_s")
 #: Entries beside the provenance that are parameters too, in the rows that ``reference`` keeps.
