@@ -397,7 +397,8 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
     cells = []
     for row in pairs.to_dict("records"):
         places = {"rr": 1, "age": 2}.get(row["task"], 3)
-        cells.append(f"{row['difference']:+.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]")
+        said = f"{row['difference']:+.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]"
+        cells.append(said.replace("-", "−"))
     wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
     wide = wide.pivot(index="baseline", columns="task", values="cell").loc[list(dict.fromkeys(pairs["baseline"]))]
     names = [name for name in tasks.TASKS if name in wide]
