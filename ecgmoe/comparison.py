@@ -22,7 +22,10 @@ KEYS = (
     *("model", "row", "way", "run", "backbone", "detector", "baseline", "other", "set", "part", "leads"),
     *("by", "kind", "group", "phase", "label", "class", "rhythm", "task", "metric", "measure"),
 )
-SETTINGS = ("seed", "k", "depth", "strength", "tolerance_ms", "fs", "cores", "disk_mb_s", "times", "record", "start_s")
+SETTINGS = (
+    *("seed", "k", "depth", "strength", "tolerance_ms", "fs", "cores", "disk_mb_s", "times", "record", "records"),
+    "start_s",
+)
 #: Entries beside the provenance that are parameters too, in the rows that ``reference`` keeps.
 PARAMETERS = ("seed", "settings", "asked")
 _NAME_ONE = "name a result file or the folder of a run, such as runs/book"
