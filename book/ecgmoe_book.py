@@ -199,7 +199,7 @@ def found() -> Iterator[str]:
         if model not in scores:
             continue
         values = [scores.get((model, task.name, task.metric), float("nan")) for task in asked]
-        places = [{"ms": 1, "years": 2}.get(task.unit, 3) for task in asked]
+        places = [evaluation.places(task.name) for task in asked]
         cells = ["–" if value != value else f"{value:.{n}f}" for value, n in zip(values, places, strict=True)]
         yield f"| {model}{about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
 

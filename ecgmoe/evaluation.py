@@ -382,6 +382,16 @@ METRIC_LABELS = {
 _DECIMALS = {"rr": 1, "age": 2}
 
 
+def places(name: str) -> int:
+    """Decimals of a task's headline metric in text."""
+    return _DECIMALS.get(name, 3)
+
+
+def spoken(task: Task) -> str:
+    """Title of a task within a sentence: abbreviations keep their capitals."""
+    return task.title if task.title[1].isupper() else task.title.lower()
+
+
 def task_label(task: Task) -> str:
     """Name a task with its headline metric, unit and direction, such as ``RR interval: MAE, ms ↓``."""
     unit = f", {task.unit}" if task.unit else ""

@@ -396,7 +396,7 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
     marks = pairs["better"].map({"model": " ▲", "baseline": " ▼", "neither": ""})
     cells = []
     for row in pairs.to_dict("records"):
-        places = {"rr": 1, "age": 2}.get(row["task"], 3)
+        places = evaluation.places(row["task"])
         said = f"{row['difference']:+.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]"
         cells.append(said.replace("-", "−"))
     wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
@@ -422,7 +422,7 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         pairs = ablation.levelled(comparisons)
         better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
         model, baseline = (
-            words(_spoken(tasks.TASKS[str(name)].title) for name, of in better.items() if of == side)
+            words(evaluation.spoken(tasks.TASKS[str(name)]) for name, of in better.items() if of == side)
             for side in ("model", "baseline")
         )
         return f"Clearly better than the {rival}: {model}; clearly worse: {baseline}."
@@ -438,11 +438,6 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
             f"{verdict(metrics['trained_comparisons'])}"
         )
     return said
-
-
-def _spoken(title: str) -> str:
-    """Title of a task within a sentence: abbreviations keep their capitals."""
-    return title if title[1].isupper() else title.lower()
 
 
 def of_seeds(n: int) -> str:

@@ -402,8 +402,7 @@ def readme(card: Mapping[str, Any]) -> str:
     data, shown = card["data"], tables(card)
     none = ", ".join(f"{TASKS[name].title} {n}" for name, n in card["test"]["without an answer"].items())
     named = card["name"].removeprefix("ecgmoe-")
-    titles = [TASKS[name].title for name in TASKS if name in card["test"]["without an answer"]]
-    titles = [title if title[1].isupper() else title.lower() for title in titles]
+    titles = [evaluation.spoken(TASKS[name]) for name in TASKS if name in card["test"]["without an answer"]]
     answers = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
     by_rhythm = (
         f"""## By rhythm
@@ -483,15 +482,11 @@ def _lines(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _places(task: str) -> int:
-    return {"rr": 1, "age": 2}.get(task, 3)
-
-
 def _label(row: Mapping[str, Any]) -> str:
     unit = f", {TASKS[row['task']].unit}" if TASKS[row["task"]].kind == "regression" else ""
     return f"{TASKS[row['task']].title}: {evaluation.METRIC_LABELS[row['metric']]}{unit}"
 
 
 def _figure(row: Mapping[str, Any], key: str = "value") -> str:
-    places = 3 if key == "share" else _places(row["task"])
+    places = 3 if key == "share" else evaluation.places(row["task"])
     return f"{row[key]:.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]"
