@@ -28,9 +28,6 @@ from ecgmoe.training import FitConfig
 #: of a millisecond apart, a small part of the time between two samples: clear or not, that is level.
 LEAST = {"rr": 1.0}
 
-#: Decimals of a headline metric where three are too many.
-_PLACES = {"rr": 1, "age": 2}
-
 
 class Run(NamedTuple):
     """One row trained with one seed."""
@@ -311,7 +308,7 @@ def score_cells(scores: pd.DataFrame, name: str) -> dict[str, str]:
     cells = {}
     headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
     for row in scores[headline & (scores["model"] == name)].to_dict("records"):
-        places = _PLACES.get(row["task"], 3)
+        places = evaluation.places(row["task"])
         value, low, high = (f"{row[key]:.{places}f}" for key in ("value", "low", "high"))
         spread = f" ± {row['sd']:.{places}f}" if np.isfinite(row.get("sd", np.nan)) else ""
         cells[evaluation.task_label(tasks.TASKS[row["task"]])] = f"{value}{spread} [{low}, {high}]"
