@@ -75,21 +75,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> training.Fitted:
     return fitted
 
 
+def epochs_done(folder: Path) -> int:
+    file = folder / "metrics.jsonl"
+    return file.read_text().count("\n") if file.exists() else 0
+
+
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: training.Fitted) -> None:
-    seed, kills, gone_on = random.randrange(2**32), 0, 0
+    """Moments are drawn as epochs and a bit, so that a slow machine is killed at the same places as a fast one."""
+    seed, folder = random.randrange(2**32), tmp_path / "run"
     print(f"moments drawn with seed {seed}")
     draw = random.Random(seed)
-    for _ in range(3):
-        process = worker(tmp_path / "run", SETTINGS)
+    for epoch in sorted(draw.sample(range(20), 3)):
+        process = worker(folder, SETTINGS)
         assert process.stdout.readline().startswith("training")
-        time.sleep(draw.uniform(0.1, 2.0))
+        while epochs_done(folder) < epoch:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 0.2))
         process.kill()
-        kills += process.wait() == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL
         process.communicate()
-        gone_on += any((tmp_path / "run").glob("checkpoint-*"))
-    assert kills > 0 and gone_on > 0
-    finish(worker(tmp_path / "run", SETTINGS))
-    same(tmp_path / "run", whole)
+    assert any(folder.glob("checkpoint-*"))  # the third was killed in its third epoch or later
+    finish(worker(folder, SETTINGS))
+    same(folder, whole)
 
 
 def test_killed_while_it_writes_a_checkpoint_it_ends_the_same(tmp_path: Path, whole: training.Fitted) -> None:
