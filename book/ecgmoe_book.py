@@ -8,10 +8,8 @@ as it came, and the build ends in an error that names chapter and cell.
 
 import hashlib
 import importlib.util
-import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import SphinxError
 
-from ecgmoe import __version__, chapters, configurations, evaluation, paper, reference, tasks
+from ecgmoe import __version__, chapters, configurations, evaluation, paper, reference, results, tasks
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -207,12 +205,7 @@ def found() -> Iterator[str]:
 def repository_url(setting: str) -> str:
     """Address of the repository: the setting, else a public https remote ``origin``, else empty."""
     if not setting:
-        command = ["git", "-C", str(ROOT), "remote", "get-url", "origin"]
-        here_only = os.environ | {"GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # a ZIP may lie in another repository
-        try:
-            setting = subprocess.run(command, capture_output=True, text=True, check=False, env=here_only).stdout.strip()
-        except FileNotFoundError:
-            return ""
+        setting = results.git("remote", "get-url", "origin") or ""
     match = PUBLIC_ADDRESS.match(setting)
     return match.group() if match else ""
 

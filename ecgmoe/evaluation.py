@@ -392,6 +392,12 @@ def spoken(task: Task) -> str:
     return task.title if task.title[1].isupper() else task.title.lower()
 
 
+def words(names: Iterable[str]) -> str:
+    """Names as they stand in a sentence: ``a, b and c``, or ``none``."""
+    *first, last = [*names] or ["none"]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def task_label(task: Task) -> str:
     """Name a task with its headline metric, unit and direction, such as ``RR interval: MAE, ms ↓``."""
     unit = f", {task.unit}" if task.unit else ""

@@ -422,7 +422,7 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         pairs = ablation.levelled(comparisons)
         better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
         model, baseline = (
-            words(evaluation.spoken(tasks.TASKS[str(name)]) for name, of in better.items() if of == side)
+            evaluation.words(evaluation.spoken(tasks.TASKS[str(name)]) for name, of in better.items() if of == side)
             for side in ("model", "baseline")
         )
         return f"Clearly better than the {rival}: {model}; clearly worse: {baseline}."
@@ -443,12 +443,6 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
 def of_seeds(n: int) -> str:
     """Number of seeds in words for a sentence."""
     return "one seed" if n == 1 else f"{n} seeds"
-
-
-def words(names: Iterable[str]) -> str:
-    """Names as they stand in a sentence: ``a, b and c``, or ``none``."""
-    *first, last = [*names] or ["none"]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
@@ -479,8 +473,8 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
 
     def where(rows: Iterable[str], holds: pd.Series) -> str:
         """Rows for which something holds, each with the tasks on which it does."""
-        on = {row: comparisons["task"][holds & (comparisons["baseline"] == row)] for row in rows}
-        said = [f"{row} ({words(titles[str(task)] for task in part)})" for row, part in on.items() if len(part)]
+        on = {row: comparisons["task"][holds & (comparisons["baseline"] == row)].astype(str) for row in rows}
+        said = [f"{row} ({evaluation.words(part.map(titles))})" for row, part in on.items() if len(part)]
         return "; ".join(said) or "none"
 
     by_group = configurations.groups()
@@ -490,7 +484,7 @@ def findings(comparisons: pd.DataFrame) -> dict[str, str | int]:
         "ahead": int(counted["holm_better"].sum()),
         "behind": int(counted["holm_worse"].sum()),
         "open": len(comparisons) - int(apart.sum()),
-        "level": words(row for row in ours if apart[row] == 0),
+        "level": evaluation.words(row for row in ours if apart[row] == 0),
         "better_rows": where(ours, comparisons["better"] == "baseline"),
         "backbones_ahead": where([*alone, *tuned], up * comparisons["difference"] < 0),
     }

@@ -47,7 +47,8 @@ def run_dir() -> Path:
     return (_CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "runs" / "latest"
 
 
-def _git(*arguments: str) -> str | None:
+def git(*arguments: str) -> str | None:
+    """What git says of the checkout that this package runs from; None where it fails or there is no repository."""
     command = ["git", "-C", str(_CHECKOUT), *arguments]
     here_only = os.environ | {"GIT_CEILING_DIRECTORIES": str(_CHECKOUT.parent)}  # a ZIP may lie in another repository
     try:
@@ -59,10 +60,10 @@ def _git(*arguments: str) -> str | None:
 
 def _commit() -> str:
     """Commit of the checkout that this package runs from, ``+ changes`` where files differ from it, or ``unknown``."""
-    commit = _git("rev-parse", "HEAD") if (_CHECKOUT / "pyproject.toml").exists() else None
+    commit = git("rev-parse", "HEAD") if (_CHECKOUT / "pyproject.toml").exists() else None
     if commit is None:
         return "unknown"
-    return f"{commit} + changes" if _git("status", "--porcelain") != "" else commit
+    return f"{commit} + changes" if git("status", "--porcelain") != "" else commit
 
 
 def version_of(package: str) -> str:

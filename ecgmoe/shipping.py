@@ -402,8 +402,7 @@ def readme(card: Mapping[str, Any]) -> str:
     data, shown = card["data"], tables(card)
     none = ", ".join(f"{TASKS[name].title} {n}" for name, n in card["test"]["without an answer"].items())
     named = card["name"].removeprefix("ecgmoe-")
-    titles = [evaluation.spoken(TASKS[name]) for name in TASKS if name in card["test"]["without an answer"]]
-    answers = " and ".join([", ".join(titles[:-1]), titles[-1]] if titles[1:] else titles)
+    answers = evaluation.words(evaluation.spoken(TASKS[name]) for name in card["test"]["without an answer"])
     by_rhythm = (
         f"""## By rhythm
 

@@ -47,6 +47,7 @@ from ecgmoe import (
     plots,
     prediction,
     reference,
+    results,
     training,
 )
 from ecgmoe.__main__ import app as command_line
@@ -510,7 +511,7 @@ def test_only_a_public_address_makes_links(setting, address):
 
 
 def test_without_a_setting_the_remote_origin_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert book.repository_url("") == ""
     git = ["git", "-C", str(tmp_path)]
@@ -518,9 +519,9 @@ def test_without_a_setting_the_remote_origin_is_taken(tmp_path, monkeypatch):
     subprocess.run([*git, "remote", "add", "origin", "https://github.com/someone/ecgmoe.git"], check=True)
     assert book.repository_url("") == "https://github.com/someone/ecgmoe"
     (tmp_path / "unpacked").mkdir()  # a ZIP, in another repository
-    monkeypatch.setattr(book, "ROOT", tmp_path / "unpacked")
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path / "unpacked")
     assert book.repository_url("") == ""
-    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "_CHECKOUT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert book.repository_url("") == ""
 

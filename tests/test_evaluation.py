@@ -414,3 +414,8 @@ def test_random_heads_show_table_1(data):
     # An untrained head predicts about 0, so its error is the mean of the target: the zero predictor's.
     assert scores["a", "rr"] == pytest.approx(scores[ev.ZERO, "rr"], rel=0.005)
     assert scores["a", "age"] == pytest.approx(scores[ev.ZERO, "age"], rel=0.05)
+
+
+@pytest.mark.parametrize(("names", "said"), [("", "none"), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
+def test_words(names, said):
+    assert ev.words(names) == said

@@ -221,11 +221,6 @@ def test_the_forest_shows_every_row_on_the_side_where_it_is_better():
     assert intervals[0] == [-3.0, -1.0]
 
 
-@pytest.mark.parametrize(("names", "said"), [("", "none"), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
-def test_words(names, said):
-    assert reference.words(names) == said
-
-
 def test_the_command_lists_refuses_and_makes(small, tmp_path, monkeypatch):
     invoke = CliRunner().invoke
     listed = invoke(app, ["reference", "--list"])
