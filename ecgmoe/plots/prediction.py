@@ -18,6 +18,11 @@ from ecgmoe.records import LEADS
 _APART_MV = 1.6
 
 
+def _percent(probability: float) -> str:
+    """A probability for readers: none is rounded to certainty."""
+    return "> 99 %" if probability > 0.995 else "< 1 %" if probability < 0.005 else f"{100 * probability:.0f} %"
+
+
 def _sentence(row: Mapping[str, Any]) -> str:
     """What was predicted, as one line."""
     parts = []
@@ -29,16 +34,16 @@ def _sentence(row: Mapping[str, Any]) -> str:
             parts.append(f"{title} {row[label]:.0f}{interval} {unit}")
     if row["sex"] is not None and pd.notna(row["sex"]):
         female = row["sex_female_probability"]
-        parts.append(f"{row['sex']} ({100 * max(female, 1 - female):.0f} %)")
+        parts.append(f"{row['sex']} ({_percent(max(female, 1 - female))})")
     if row["rhythm"] is not None and pd.notna(row["rhythm"]):
-        parts.append(f"{row['rhythm']} ({100 * row['rhythm_probability']:.0f} %)")
+        parts.append(f"{row['rhythm']} ({_percent(row['rhythm_probability'])})")
     if pd.notna(row["potassium_abnormal_probability"]):
-        parts.append(f"abnormal potassium ({100 * row['potassium_abnormal_probability']:.0f} %)")
+        parts.append(f"abnormal potassium ({_percent(row['potassium_abnormal_probability'])})")
     return " · ".join(parts) or "nothing could be predicted"
 
 
 def _leads(ax: Axes, explained: Explained, leads: tuple[str, ...]) -> None:
-    """Leads one below the other; a trace that leaves its row is cut."""
+    """Leads one below the other, with a bar of 1 mV at the right; a trace that leaves its row is cut."""
     signal_LT = explained.window.signal_LT
     seconds_T = np.arange(signal_LT.shape[1]) / explained.fs
     for i, lead in enumerate(leads):
@@ -49,6 +54,9 @@ def _leads(ax: Axes, explained: Explained, leads: tuple[str, ...]) -> None:
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, seconds_T[-1]), ylim=(-_APART_MV * (len(leads) - 1) - 1.2, 1.4))
     ax.spines[["left", "bottom"]].set_visible(False)
+    end = seconds_T[-1]
+    ax.plot([1.01 * end] * 2, [0, 1], color=INK, lw=1.2, clip_on=False)
+    ax.text(1.02 * end, 0.5, "1 mV", rotation=90, va="center", fontsize=6.5)
 
 
 def explained(one: Explained) -> Figure:
