@@ -14,13 +14,14 @@ from ecgmoe.records import InputError
 #: Names of figures that differ each time: time, rates, memory, and ratios of these; so does what lies below such a
 #: name. Other figures in seconds or milliseconds, such as ``rr_mae_ms``, are results.
 TIMING = re.compile(
-    r"seconds|(\w+_)?hours|(start|in_loop|cached)_s|(eager|float32|bfloat16|cpu)_ms|ms_per_\w+|\w+_per_s|\w+_gflops"
+    r"seconds|(\w+_)?hours|(start|in_loop|cached)_s|(eager|float32|bfloat16|cpu|pass)_ms|ms_per_\w+|\w+_per_s|\w+_gflops"
     r"|(\w+_)?ratio(_to_\w+)?|(expected_)?relative(_\w+)?|\w+_mi?b|own_share_of_peak"
 )
-#: Columns that say which row of a table it is: those of text, and those of numbers that are settings and no results.
+#: Columns that say which row of a table it is: those of text (``Backbone`` as well as ``backbone``), and those of
+#: numbers that are settings and no results.
 KEYS = (
     *("model", "row", "way", "run", "backbone", "detector", "baseline", "other", "set", "part", "leads"),
-    *("by", "kind", "group", "phase", "label", "class", "rhythm", "task", "metric", "measure"),
+    *("by", "kind", "group", "phase", "label", "class", "rhythm", "task", "metric", "measure", "axis", "setting"),
 )
 SETTINGS = (
     *("seed", "k", "depth", "strength", "tolerance_ms", "fs", "cores", "disk_mb_s", "times", "record", "records"),
@@ -213,7 +214,7 @@ def _key_columns(rows: Sequence[_Row]) -> list[str]:
     """Columns that name rows of A and, behind them, of B: the known ones that both have, else their first of text."""
     columns = [key for key in rows[0] if key in rows[-1]]
     text = [key for key in columns if {type(row.get(key)) for row in rows} in ({str}, {str, type(None)})]
-    return [key for key in columns if (key in KEYS and key in text) or key in SETTINGS] or text[:1]
+    return [key for key in columns if (key.lower() in KEYS and key in text) or key in SETTINGS] or text[:1]
 
 
 def _by_name(rows: Sequence[_Row], keys: Sequence[str]) -> dict[str, _Row]:

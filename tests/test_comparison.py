@@ -154,9 +154,9 @@ def test_time_rates_and_memory_stand_apart(write: Any) -> None:
 
 def test_what_is_time_and_what_is_a_result_in_the_reference_runs() -> None:
     """Names that the library uses; a new one of either kind is told here where it belongs."""
-    time = "seconds hours cpu_hours start_s in_loop_s cached_s eager_ms cpu_ms ms_per_record records_per_s gflop_per_s"
-    time += " bound_records_per_s ratio ratio_to_sleepecg bfloat16_ratio_to_float32 memory_ratio relative relative_most"
-    time += " expected_relative peak_mb peak_mib before_mb own_share_of_peak matmul_gflops"
+    time = "seconds hours cpu_hours start_s in_loop_s cached_s eager_ms cpu_ms pass_ms ms_per_record records_per_s"
+    time += " gflop_per_s bound_records_per_s ratio ratio_to_sleepecg bfloat16_ratio_to_float32 memory_ratio relative"
+    time += " relative_most expected_relative peak_mb peak_mib before_mb own_share_of_peak matmul_gflops"
     for name in time.split():
         assert comparison.TIMING.fullmatch(name), name
     result = (
@@ -194,6 +194,25 @@ def test_tables_of_unknown_columns_and_arrays_are_matched_too() -> None:
     newer = {"metrics": {"t": [{"model": "x", "kind": "floor", "u": 2}]}}
     for pair in ((older, newer), (newer, older)):
         assert [number.where for number in comparison.compare(*pair).numbers] == ["t[x].u"], "by what both have"
+
+
+def test_a_row_of_what_was_varied_is_matched_by_axis_and_setting() -> None:
+    """As :func:`ecgmoe.scaling.measure` gives it; another run may have other settings."""
+    rows = [
+        {"axis": axis, "setting": setting, "records": records, "gflop_per_record": gflop, "pass_ms": ms}
+        for axis, setting, records, gflop, ms in (
+            *(("records in a pass", "1", 1, 2.0, 5.0), ("records in a pass", "4", 4, 2.0, 9.0)),
+            *(("tasks asked", "1", 5, 1.8, 4.0), ("tasks asked", "5", 5, 2.0, 6.0)),
+        )
+    ]
+    fewer = [row | {"pass_ms": 2 * row["pass_ms"]} for row in rows[:2] + rows[3:]]
+    found = comparison.compare({"metrics": {"scaling": rows}}, {"metrics": {"scaling": fewer}})
+    assert found.only_a == ["scaling[tasks asked, 1, 5]"]
+    assert (found.n_equal, found.numbers, found.texts, len(found.timings)) == (3, [], [], 3)
+    titled = [{"Backbone": name, "leads": "together", "width": 7} for name in ("MOMENT", "TEMPO")]
+    other = [titled[1] | {"width": 8}, titled[0]]
+    (number,) = comparison.compare({"metrics": {"t": titled}}, {"metrics": {"t": other}}).numbers
+    assert number.where == "t[TEMPO, together].width"
 
 
 def test_json_holds_what_is_printed(write: Any) -> None:
