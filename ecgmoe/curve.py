@@ -51,11 +51,18 @@ def measure(
     DataFrame
         Every metric on the validation part; columns ``model, task, metric, value, low, high, n, records``, the last
         being the number of training records.
+
+    Raises
+    ------
+    ValueError
+        A share is not above 0, or above 1.
     """
+    if wrong := [share for share in shares if not 0 < share <= 1]:
+        raise ValueError(f"shares of the training records are above 0 and at most 1, got {wrong}")
     parts = []
     n_train = int((cohort.split == "train").sum())
     for share in shares:
-        part = reference.limit(cohort, 0 if share == 1 else int(share * n_train))
+        part = reference.limit(cohort, max(1, int(share * n_train)))
         kept = torch.from_numpy(np.flatnonzero(cohort.table.index.isin(part.table.index)))
         own = inputs if len(kept) == len(cohort) else inputs.take(kept)
         runs = ablation.run(part, own, rows, (config.seed,), config, preset)
@@ -64,7 +71,7 @@ def measure(
     return pd.concat(parts, ignore_index=True)
 
 
-def make(data: str, folder: Path, rows: Sequence[str] = ("ResNet",), seed: int = 0) -> tuple[dict[str, Any], Path]:
+def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[dict[str, Any], Path]:
     """Make the curve of a data set and write it, with its provenance, to ``curve_<data set>.json`` in a folder.
 
     Interrupted, the same call goes on where it was.
@@ -109,7 +116,7 @@ def last_doubling(curve: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     curve : DataFrame
-        From :func:`measure`.
+        From :func:`measure`, whose last two shares are a half and 1.
 
     Returns
     -------

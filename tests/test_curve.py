@@ -48,6 +48,24 @@ def test_all_rows_learn_from_the_same_shares_and_are_scored_on_the_validation_pa
     assert (found[found["task"] == "age"]["n"] == labelled.sum()).all()
 
 
+def test_the_smallest_share_is_a_patient_and_what_is_no_share_is_refused(cohort, inputs, rows, monkeypatch):
+    learnt = []
+
+    def run(part, *_):
+        learnt.append(int((part.split == "train").sum()))
+        return {}
+
+    scores = pd.DataFrame({"model": ["ECG-MoE"]})
+    monkeypatch.setattr(curve.ablation, "run", run)
+    monkeypatch.setattr(curve.evaluation, "score_table", lambda *_, **__: scores)
+    found = curve.measure(cohort, inputs, rows, (1e-6, 1.0), preset=PRESET)
+    of_one = cohort.table[cohort.split == "train"]["patient_id"].value_counts()
+    assert learnt == found["records"].tolist() and learnt[0] in set(of_one) and learnt[1] == of_one.sum()
+    for wrong in (0.0, -0.5, 1.5):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            curve.measure(cohort, inputs, rows, (wrong, 1.0), preset=PRESET)
+
+
 def test_fewer_records_give_another_model(found):
     age = found[(found["task"] == "age") & (found["metric"] == "mae")]
     assert age.groupby("model")["value"].nunique().tolist() == [2, 2]
