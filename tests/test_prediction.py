@@ -255,6 +255,9 @@ def test_where_the_model_looked_is_given_for_every_beat_and_drawn(predictor, coh
     assert (one.attention.sum(1) <= 1 + 1e-5).all() and (one.attention.to_numpy() >= 0).all()
     fig = plots.explained(one)
     assert f"{one.row['age_years']:.0f} [" in fig.get_suptitle() and one.row["rhythm"] in fig.get_suptitle()
+    for probability, said in ((1.0, "> 99 %"), (0.995, "> 99 %"), (0.994, "99 %"), (0.005, "< 1 %"), (0.006, "1 %")):
+        row = pd.Series({**one.row, "rhythm_probability": probability})
+        assert f"{one.row['rhythm']} ({said})" in plots.explained(one._replace(row=row)).get_suptitle(), probability
     flat = replace(recording, signal=np.zeros_like(recording.signal))
     (nothing,) = predictor.explain(flat)
     assert "nothing could be predicted" in plots.explained(nothing).get_suptitle()

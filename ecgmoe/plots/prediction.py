@@ -20,7 +20,8 @@ _APART_MV = 1.6
 
 def _percent(probability: float) -> str:
     """A probability for readers: none is rounded to certainty."""
-    return "> 99 %" if probability > 0.995 else "< 1 %" if probability < 0.005 else f"{100 * probability:.0f} %"
+    text = f"{100 * probability:.0f} %"
+    return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(text, text)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
