@@ -95,6 +95,14 @@ def test_a_panel_a_task_and_a_line_a_model(found):
         assert [len(line.get_xdata()) for line in axes.lines] == [2, 2]
 
 
+def test_lines_of_many_models_and_ticks_of_few_records_can_be_told_apart(found):
+    one = found[found["model"] == "ResNet"].assign(records=lambda rows: rows["records"] // 8)
+    figure = plots.learning_curves(pd.concat([one.assign(model=f"row {i}") for i in range(6)]))
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 6
+    ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert len(set(ticks)) == 2 and all(float(tick) > 0 for tick in ticks)
+
+
 def test_the_command_writes_what_the_book_reads(cohort, inputs, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "cohort_of", lambda _: cohort)
     monkeypatch.setattr(reference, "recipe", lambda _: FitConfig(epochs=1, batch_size=16))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pandas as pd
 import pytest
 import torch
 from synthetic import toy_cohort
@@ -110,3 +111,19 @@ def test_the_figure_shows_every_axis_of_every_run_beside_its_bound(table):
         reached = 100 * rows["records_per_s"] / rows["bound_records_per_s"]
         assert bound[0] == pytest.approx(reached.iloc[0]), "what of the bound is reached"
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["this page", "published", "bound by arithmetic"]
+
+
+def test_runs_of_other_settings_share_an_axis(table):
+    """The book proposes other batches: each point stands where its own setting is written."""
+    batch = table[table["axis"] == scaling.BATCH]
+    other = batch.assign(setting=["4", "32"], records=[4, 32])
+    fig = plots.scaling({"other": pd.concat([other, table[table["axis"] != scaling.BATCH]]), "own": table})
+    ax = fig.axes[list(scaling.AXES).index(scaling.BATCH)]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "4", "32"] and ax.get_xticks().tolist() == [
+        0,
+        1,
+        2,
+    ]
+    assert [line.get_xdata().tolist() for line in ax.lines[::2]] == [[1, 2], [0, 1]]
+    ax = fig.axes[list(scaling.AXES).index(scaling.BACKBONES)]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["5", "4", "3", "2", "1"]

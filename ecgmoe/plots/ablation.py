@@ -89,12 +89,12 @@ def learning_curves(curve: pd.DataFrame) -> Figure:
         rows = curve[(curve["task"] == name) & (curve["metric"] == task.metric)]
         for i, model in enumerate(dict.fromkeys(rows["model"])):
             own = rows[rows["model"] == model].sort_values("records")
-            colour = COLOURS[(1, 0, 2)[i % 3]]
+            colour = COLOURS[(1, 0, *range(2, len(COLOURS)))[i % len(COLOURS)]]
             ax.fill_between(own["records"], own["low"], own["high"], color=colour, alpha=0.15, lw=0)
             ax.plot(own["records"], own["value"], "os^"[i % 3] + "-", color=colour, ms=4, lw=1.3, label=model)
         ax.set_xscale("log", base=2)
         sizes = sorted(set(rows["records"]))
-        ax.set_xticks(sizes, [f"{n / 1000:.1f}" for n in sizes])
+        ax.set_xticks(sizes, [f"{n / 1000:.2g}" if n < 1000 else f"{n / 1000:.1f}" for n in sizes])
         ax.minorticks_off()
         ax.set_title(f"{task.title}\n{'higher' if task.higher_is_better else 'lower'} is better", fontsize=9)
         ax.set_ylabel(_UNITS.get(task.metric, f"MAE ({task.unit})"))

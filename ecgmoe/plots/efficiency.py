@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ecgmoe import backbones, tasks
 from ecgmoe.plots.style import COLOURS, INK, style
-from ecgmoe.scaling import AXES, UNCUT, WINDOWS, of
+from ecgmoe.scaling import AXES, BACKBONES, PRECISION, UNCUT, WINDOWS, of
 
 _LOST = {"rr": "ms", "age": "years"}
 
@@ -85,19 +85,23 @@ def scaling(runs: Mapping[str, pd.DataFrame]) -> Figure:
     Parameters
     ----------
     runs : mapping of str to DataFrame
-        From :func:`ecgmoe.scaling.measure`, by the words for the machine and the sizes. All is drawn as a percentage of
-        the time a record that the run's first setting takes.
+        From :func:`ecgmoe.scaling.measure`, by the words for the machine and the sizes; their settings may differ. All
+        is drawn as a percentage of the time a record that the run's first setting takes.
     """
     style()
     fig, axes = plt.subplots(2, 3, figsize=(8.6, 4.6), layout="constrained")
     for ax, axis in zip(axes.flat, AXES, strict=True):
-        for colour, (name, table) in zip(COLOURS, runs.items(), strict=False):
-            rows = of(table, axis)
-            at = rows.index if axis in (WINDOWS, UNCUT) else range(len(rows))
+        parts = {name: of(table, axis) for name, table in runs.items()}
+        settings = list(dict.fromkeys(setting for rows in parts.values() for setting in rows.index))
+        if axis != PRECISION:
+            settings.sort(reverse=axis == BACKBONES)
+        place = {setting: setting if axis in (WINDOWS, UNCUT) else i for i, setting in enumerate(settings)}
+        for i, (name, rows) in enumerate(parts.items()):
+            at, colour = rows.index.map(place), COLOURS[i % len(COLOURS)]
             bound = 1000 / rows["bound_records_per_s"] / rows["ms_per_record"].iloc[0]
             ax.plot(at, 100 * rows["relative"], "o-", color=colour, ms=4, lw=1.4, label=name)
             ax.plot(at, 100 * bound, "--", color=colour, lw=1.0)
-        ax.set_xticks(at, [str(setting) for setting in rows.index])
+        ax.set_xticks(list(place.values()), [str(setting) for setting in place])
         ax.margins(x=0.08, y=0.1)
         ax.set(xlabel=axis, ylim=(0, None))
     fig.supylabel("time a record, % of the first setting", fontsize=9)
