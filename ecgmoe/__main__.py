@@ -279,13 +279,12 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
         fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
     if group.is_main_process:
         cast(ECGMoE, fitted.model).save_pretrained(folder / "model")
-        metrics = {name: task.metric for name, task in cohort.tasks.items()}
         runs = {"ECG-MoE": fitted.predictions, **floors}
         scores = {split: evaluation.score_table(runs, cohort, split=split, headline=False) for split in parts}
         parameters = {"preset": preset, "records": records, "lora": lora, "top_k": top_k, **asdict(config)}
         origin = results.provenance(cohort, config.seed, parameters)
         results.write_json(folder / "scores.json", {"provenance": origin, "metrics": scores})
-        headline = {split: table[table["metric"] == table["task"].map(metrics)] for split, table in scores.items()}
+        headline = {split: evaluation.headlines(table) for split, table in scores.items()}
         validation, test = (evaluation.paper_table(headline[split]) for split in parts)
         table = validation.rename(columns={"This run": "Validation part"}).assign(**{"Test part": test["This run"]})
         click.echo(table.to_string(index=False))

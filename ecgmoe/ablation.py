@@ -306,8 +306,7 @@ def counts(comparisons: pd.DataFrame) -> pd.DataFrame:
 def score_cells(scores: pd.DataFrame, name: str) -> dict[str, str]:
     """Headline metrics of a row as text: value, SD over seeds where there are several, and interval over patients."""
     cells = {}
-    headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
-    for row in scores[headline & (scores["model"] == name)].to_dict("records"):
+    for row in evaluation.headlines(scores[scores["model"] == name]).to_dict("records"):
         places = evaluation.places(row["task"])
         value, low, high = (f"{row[key]:.{places}f}" for key in ("value", "low", "high"))
         spread = f" ± {row['sd']:.{places}f}" if np.isfinite(row.get("sd", np.nan)) else ""

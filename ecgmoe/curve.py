@@ -124,9 +124,8 @@ def last_doubling(curve: pd.DataFrame) -> pd.DataFrame:
         Headline metrics: a row a model and task; columns ``model, task, half, whole, gain``, where a gain above 0 is an
         improvement, in the unit of the metric.
     """
-    headline = curve["metric"] == curve["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
     lines = []
-    for (model, task), part in curve[headline].groupby(["model", "task"], sort=False):
+    for (model, task), part in evaluation.headlines(curve).groupby(["model", "task"], sort=False):
         half, whole = part.sort_values("records")["value"].to_numpy()[-2:]
         sign = 1 if tasks.TASKS[str(task)].higher_is_better else -1
         lines.append({"model": model, "task": task, "half": half, "whole": whole, "gain": sign * (whole - half)})

@@ -387,6 +387,11 @@ def places(name: str) -> int:
     return _DECIMALS.get(name, 3)
 
 
+def headlines(scores: pd.DataFrame) -> pd.DataFrame:
+    """Those rows of a table with columns ``task`` and ``metric`` that are of a task's headline metric."""
+    return scores[scores["metric"] == scores["task"].map({name: task.metric for name, task in TASKS.items()})]
+
+
 def spoken(task: Task) -> str:
     """Title of a task within a sentence: abbreviations keep their capitals."""
     return task.title if task.title[1].isupper() else task.title.lower()
@@ -447,10 +452,10 @@ def paper_table(
             cell = printed[model][name] if model in printed else None
             if row is None and (model in FLOORS or cell is None):
                 continue
-            places = _DECIMALS.get(name, 2)
-            this = _cell(row, places) if row is not None else "–" if available else "not available"
+            decimals = min(places(name), 2)  # as the paper prints
+            this = _cell(row, decimals) if row is not None else "–" if available else "not available"
             said = "–" if cell is None else str(cell)
-            there = [_elsewhere(run, model, name, places) for run in elsewhere.values()]
+            there = [_elsewhere(run, model, name, decimals) for run in elsewhere.values()]
             rows.append((label, f"*{model}*" if model in FLOORS else model, said, *there, this))
             label = ""
     table = pd.DataFrame(rows, columns=["Task", "Model", "Paper", *elsewhere, "This run"])
@@ -495,8 +500,7 @@ def metrics_table(scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, part in scores.groupby(["task", "metric"], sort=False):
         name, metric = part["task"].iloc[0], part["metric"].iloc[0]
-        places = _DECIMALS.get(name, 3)
-        values = {model: f"{value:.{places}f}" for model, value in zip(part["model"], part["value"], strict=True)}
+        values = {model: f"{value:.{places(name)}f}" for model, value in zip(part["model"], part["value"], strict=True)}
         rows.append({"Task": TASKS[name].title, "Metric": METRIC_LABELS[metric], **values})
     table = pd.DataFrame(rows).fillna("–")
     return table.assign(Task=table["Task"].mask(table["Task"].duplicated(), ""))

@@ -241,7 +241,7 @@ def table(probes: Probes, own: str = "pretrained", twin: str = "random twin") ->
     rows = []
     for name in (name for name in TASKS if name in set(probes.scores["task"])):
         label = evaluation.task_label(TASKS[name])
-        places = {"rr": 1, "age": 2}.get(name, 3)
+        places = evaluation.places(name)
         for model, kind in dict.fromkeys(zip(probes.scores["model"], probes.scores["kind"], strict=True)):
             if kind == TWIN or (model, kind, name) not in found:
                 continue

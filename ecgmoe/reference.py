@@ -270,9 +270,7 @@ def column(names: Mapping[str, str] | None = None, run: str = "reference_ptbxl")
     found = load(run)
     if found is None:
         return {REAL_TITLE: None}
-    scores = found["metrics"]["scores"]
-    headline = scores["metric"] == scores["task"].map({name: task.metric for name, task in tasks.TASKS.items()})
-    scores = scores[headline]
+    scores = evaluation.headlines(found["metrics"]["scores"])
     return {REAL_TITLE: scores.assign(model=scores["model"].map(lambda model: (names or {}).get(model, model)))}
 
 
@@ -413,9 +411,13 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
 
     def figures(model: str) -> str:
         own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
+
+        def figure(task: str, metric: str) -> str:
+            return f"{own[task, metric]:.{evaluation.places(task)}f}"
+
         return (
-            f"{own['rr', 'mae']:.1f} ms, {own['age', 'mae']:.2f} years, macro-F1 {own['sex', 'macro_f1']:.3f} for sex, "
-            f"accuracy {own['rhythm', 'accuracy']:.3f} (macro-F1 {own['rhythm', 'macro_f1']:.3f}) for rhythm"
+            f"{figure('rr', 'mae')} ms, {figure('age', 'mae')} years, macro-F1 {figure('sex', 'macro_f1')} for sex, "
+            f"accuracy {figure('rhythm', 'accuracy')} (macro-F1 {figure('rhythm', 'macro_f1')}) for rhythm"
         )
 
     def verdict(comparisons: pd.DataFrame) -> str:

@@ -419,3 +419,14 @@ def test_random_heads_show_table_1(data):
 @pytest.mark.parametrize(("names", "said"), [("", "none"), ("a", "a"), ("ab", "a and b"), ("abc", "a, b and c")])
 def test_words(names, said):
     assert ev.words(names) == said
+
+
+def test_headlines_are_one_metric_a_task_and_nothing_else():
+    rows = [("rr", "mae"), ("rr", "rmse"), ("sex", "accuracy"), ("sex", "macro_f1"), ("rhythm", "accuracy")]
+    found = ev.headlines(pd.DataFrame(rows, columns=["task", "metric"]))
+    assert found.to_numpy().tolist() == [["rr", "mae"], ["sex", "macro_f1"], ["rhythm", "accuracy"]]
+
+
+def test_every_metric_has_a_name_and_an_error_the_decimals_of_its_unit():
+    assert {task.metric for task in TASKS.values()} <= set(ev.METRIC_LABELS)
+    assert {name: ev.places(name) for name in TASKS} == {"rr": 1, "age": 2, "sex": 3, "potassium": 3, "rhythm": 3}

@@ -10,9 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ecgmoe import tasks
-from ecgmoe.plots.style import COLOURS, style
-
-_UNITS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+from ecgmoe.evaluation import METRIC_LABELS, headlines
+from ecgmoe.plots.style import COLOURS, metric_axis, style
 
 
 def differences(pairs: pd.DataFrame, groups: Mapping[str, Sequence[str]], model: str = "ECG-MoE") -> Figure:
@@ -62,7 +61,7 @@ def differences(pairs: pd.DataFrame, groups: Mapping[str, Sequence[str]], model:
             ax.axhline(end - 0.5, color="0.85", lw=0.8)
         ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
         ax.set_title(task.title, fontsize=9)
-        ax.set_xlabel(f"better by ({_UNITS.get(task.metric) or task.unit}) →", fontsize=8)
+        ax.set_xlabel(f"better by ({task.unit or METRIC_LABELS[task.metric]}) →", fontsize=8)
         ax.tick_params(axis="x", labelsize=6.5)
     axes[0, 0].set_yticks(range(len(order)), order, fontsize=7.5)
     axes[0, 0].set_ylim(len(order) - 0.4, -0.6)
@@ -86,7 +85,7 @@ def learning_curves(curve: pd.DataFrame) -> Figure:
     fig, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names), 2.9), layout="constrained", squeeze=False)
     for ax, name in zip(axes[0], names, strict=True):
         task = tasks.TASKS[name]
-        rows = curve[(curve["task"] == name) & (curve["metric"] == task.metric)]
+        rows = headlines(curve[curve["task"] == name])
         for i, model in enumerate(dict.fromkeys(rows["model"])):
             own = rows[rows["model"] == model].sort_values("records")
             colour = COLOURS[(1, 0, *range(2, len(COLOURS)))[i % len(COLOURS)]]
@@ -97,7 +96,7 @@ def learning_curves(curve: pd.DataFrame) -> Figure:
         ax.set_xticks(sizes, [f"{n / 1000:.2g}" if n < 1000 else f"{n / 1000:.1f}" for n in sizes])
         ax.minorticks_off()
         ax.set_title(f"{task.title}\n{'higher' if task.higher_is_better else 'lower'} is better", fontsize=9)
-        ax.set_ylabel(_UNITS.get(task.metric, f"MAE ({task.unit})"))
+        ax.set_ylabel(metric_axis(task))
         ax.set_xlabel("training records, thousands")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))

@@ -11,11 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ecgmoe import backbones, tasks
-from ecgmoe.evaluation import INTERVALS, MEAN, PEAKS
+from ecgmoe.evaluation import INTERVALS, MEAN, METRIC_LABELS, PEAKS
 from ecgmoe.plots.style import COLOURS, style
 from ecgmoe.probing import BACKBONE, TWIN, Probes
-
-_METRICS = {"mae": "MAE", "macro_f1": "macro-F1", "accuracy": "accuracy"}
 
 #: Floors that are drawn, with colour and dashes; the others would hide them or set the scale.
 _FLOORS = {MEAN: ("0.45", ":"), INTERVALS: (COLOURS[2], "--"), PEAKS: (COLOURS[4], "-.")}
@@ -131,7 +129,7 @@ def _head(ax: Axes, name: str, row: int, data: str, *, missing: bool) -> None:
     """Title, axis label, and a word where a task is not available."""
     task = tasks.TASKS[name]
     unit = f", {task.unit}" if task.unit else ""
-    label = f"{_METRICS[task.metric]}{unit} {'↑' if task.higher_is_better else '↓'}"
+    label = f"{METRIC_LABELS[task.metric]}{unit} {'↑' if task.higher_is_better else '↓'}"
     if row == 0:
         ax.set_title(f"{task.title}\n{label}", fontsize=8.5)
     first = ax.get_subplotspec()

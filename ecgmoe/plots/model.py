@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ecgmoe import tasks
 from ecgmoe.datasets import Cohort
 from ecgmoe.evaluation import ZERO
-from ecgmoe.plots.style import COLOURS, style
+from ecgmoe.plots.style import COLOURS, metric_axis, style
 
 
 def _box(ax: Axes, xy: tuple[float, float], size: tuple[float, float], text: str, colour: object) -> None:
@@ -165,7 +165,7 @@ def scores_by_model(scores: pd.DataFrame, highlight: str, floors: Sequence[str] 
             ax.set_xscale("symlog", linthresh=1)
         arrow = "higher is better" if task.higher_is_better else "lower is better"
         ax.set_title(f"{task.title}\n{arrow}", fontsize=9)
-        ax.set_xlabel({"mae": f"MAE ({task.unit})", "macro_f1": "macro-F1", "accuracy": "accuracy"}[task.metric])
+        ax.set_xlabel(metric_axis(task))
         ax.grid(axis="y", color="0.92")
     axes[0, 0].set_yticks(range(len(order)), order)
     axes[0, 0].set_ylim(len(order) - 0.5, -0.5)

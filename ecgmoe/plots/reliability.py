@@ -9,13 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ecgmoe import reliability, robustness, tasks
-from ecgmoe.plots.style import COLOURS, style
-
-_AXES = {"mae": "MAE", "macro_f1": "macro-F1", "accuracy": "accuracy"}
-
-
-def _axis(task: tasks.Task) -> str:
-    return _AXES[task.metric] + (f" ({task.unit})" if task.unit else "")
+from ecgmoe.plots.style import COLOURS, metric_axis, style
 
 
 def calibration_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
@@ -85,7 +79,7 @@ def subgroup_scores(scores: pd.DataFrame, whole: pd.DataFrame) -> Figure:
             ax.plot([low, high], [i, i], color=colour, lw=1.4)
             ax.plot(value, i, "o", color=colour, ms=4.5)
         ax.set_title(f"{task.title}\n{'higher' if task.higher_is_better else 'lower'} is better", fontsize=9)
-        ax.set_xlabel(_axis(task))
+        ax.set_xlabel(metric_axis(task))
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.grid(axis="y", color="0.92")
     most = scores.groupby(["by", "group"], sort=False)["n"].max()
@@ -141,7 +135,7 @@ def robustness_curves(curves: pd.DataFrame, highlight: str, floors: Sequence[str
             if kind == kinds[0]:
                 better = "higher" if task.higher_is_better else "lower"
                 ax.set_title(f"{task.title}\n{better} is better", fontsize=8.5)
-            ax.set_ylabel(_axis(task), fontsize=7.5)
+            ax.set_ylabel(metric_axis(task), fontsize=7.5)
             ax.tick_params(labelsize=7)
             ax.margins(x=0.08)
         row[len(names) // 2].set_xlabel(f"{robustness.KINDS[kind].title}: {robustness.KINDS[kind].axis}", fontsize=8.5)

@@ -1,6 +1,9 @@
-"""The look of all figures: colours with one meaning each, opaque faces."""
+"""The look of all figures: colours with one meaning each, opaque faces, words for metrics."""
 
 import seaborn as sns
+
+from ecgmoe.evaluation import METRIC_LABELS
+from ecgmoe.tasks import Task
 
 #: One colour per meaning, of seaborn's palette for colour-blind readers.
 COLOURS = sns.color_palette("colorblind")
@@ -24,3 +27,8 @@ _STYLE = {
 def style() -> None:
     """Set the look of all figures; every function here calls it."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", rc=_STYLE)
+
+
+def metric_axis(task: Task) -> str:
+    """Words for an axis that shows a task's headline metric, such as ``MAE (ms)``."""
+    return METRIC_LABELS[task.metric] + (f" ({task.unit})" if task.unit else "")
