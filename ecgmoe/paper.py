@@ -94,7 +94,8 @@ MEMORY_GB, MEMORY_REDUCTION, SAMPLES_PER_SECOND, TIMES_REAL_TIME = 8.2, 0.35, 14
 RECORD_S = 10.0
 
 #: Values behind each plus-minus sign. The paper does not say; the public code of the group's benchmark of the
-#: same tasks (arXiv 2512.08954) averages over three disjoint cohorts, and divides by n in its standard deviation.
+#: same tasks (arXiv 2512.08954), the sister code from here on, averages over three disjoint cohorts, and divides by n
+#: in its standard deviation.
 N_COHORTS = 3
 
 Ruling = Literal["holds", "overstated", "contradicted", "not derivable", "not shown"]

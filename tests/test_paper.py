@@ -45,6 +45,26 @@ def test_verdicts(verdicts):
     assert all(v.claim and v.where and v.fair and v.recomputed for v in verdicts.values())
 
 
+def test_readme_and_changelog_tell_what_the_audit_finds(verdicts):
+    root = Path(__file__).parents[1]
+    readme, changes = (" ".join((root / name).read_text("utf-8").split()) for name in ("README.md", "CHANGELOG.md"))
+    assert f"The audit holds {len(verdicts)} claims" in changes
+    reduction = verdicts["rr_reduction"].numbers["reduction_percent"]
+    rival = paper.TABLE_2[paper.best(paper.TABLE_2, "rr")]["rr"].mean
+    apart = 100 * paper.relative_reduction(paper.MIMIC_CONSTANT.mae, rival)
+    assert f"The headline, {reduction:.0f} % lower RR error, is computed correctly" in readme
+    assert 4.5 < apart < 5.5 and "within about 5 % of predicting the same RR interval for everyone" in readme
+    speed = verdicts["real_time"].numbers["10 s"]
+    assert f"{paper.SAMPLES_PER_SECOND} samples a second is {speed:.0f} times real time" in readme
+    memory = f"{100 * paper.MEMORY_REDUCTION:.0f} % memory saving cannot be derived"
+    assert memory in readme and verdicts["memory"].verdict == verdicts["faster"].verdict == "not derivable"
+    counts = verdicts["state_of_the_art"].numbers
+    assert [counts[kind] for kind in ("win", "tie", "noise", "loss")] == [3, 1, 1, 0]
+    assert '"Best on all five tasks" is three wins, one tie, and one difference within noise' in readme
+    lost = [one.task for one in paper.comparisons(paper.TABLE_3) if one.outcome == "loss"]
+    assert lost == ["rhythm"] and "another network has the better mean on the rhythm task" in readme
+
+
 def test_the_claims_of_the_abstract_and_of_every_section_are_there(verdicts):
     """What each part of the paper claims, read beside its text; a claim names the parts that make it."""
     made = {
