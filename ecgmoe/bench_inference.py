@@ -364,9 +364,10 @@ def describe(metrics: Mapping[str, Any]) -> list[str]:
     run, epoch = metrics["run"], metrics["epoch"]
     ways, grown = pd.DataFrame(metrics["ways"]), pd.DataFrame(metrics["scaling"])
     way, ratio = smallest(ways)
+    where = f"{run['threads']} thread of {run['processor']}" if run["device"] == "cpu" else run["processor"]
     lines = [
-        f"{run['preset']}, {run['records']} records of {run['fs']} Hz a pass, {run['threads']} thread of "
-        f"{run['processor']}, median of {run['rounds']} rounds; a product of matrices reaches "
+        f"{run['preset']}, {run['records']} records of {run['fs']} Hz a pass, {where}, median of {run['rounds']} "
+        "rounds; a product of matrices reaches "
         f"{run['gflop_per_s']:,.0f} GFLOP/s.",
         "",
         *ways.round(3).to_string(index=False).splitlines(),

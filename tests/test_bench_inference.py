@@ -138,6 +138,14 @@ def test_the_headline_is_the_smallest_ratio(metrics):
         assert word in text
 
 
+def test_a_gpu_is_not_said_to_be_a_thread(metrics):
+    run = metrics["run"] | {"processor": "a chip"}
+    first = {
+        device: bench_inference.describe({**metrics, "run": run | {"device": device}})[0] for device in ("cpu", "cuda")
+    }
+    assert ", 1 thread of a chip, median" in first["cpu"] and " a pass, a chip, median" in first["cuda"]
+
+
 def test_the_curve_is_measured_where_it_is_asked_for(metrics, cohort, tmp_path, monkeypatch):
     load = pd.DataFrame({"seed": 0, "k": [0, 1]} | {name: [1.0, 0.2] for name in backbones.NAMES})
     scores = pd.DataFrame({"seed": 0, "k": [0, 1], "task": "sex", "lost": [0.0, 1.5]})
