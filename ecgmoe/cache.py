@@ -75,7 +75,7 @@ def training_sources(*modules: str) -> dict[str, str]:
     """Files of modules of this package and of all that they import, by name; what decides on inputs alone is left out.
 
     Imports are read in the sources, so that the answer does not depend on what has been imported already. A package
-    stands for all of its modules.
+    stands for all of its modules. Relative imports are not followed; a test holds the package to absolute ones.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """The table of ablations: every row trains, sizes are true, what is done is not done again, nothing is mixed."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -214,6 +215,16 @@ def test_all_code_that_decides_on_a_training_is_in_the_key():
     trained = {"training", "fusion", "moe", "multitask", "objective", "variants", "routing", "enecg", "resnet", "tasks"}
     assert trained | {f"backbones.{name}" for name in ("adapt", "ecgfm", "lora", "published.hub")} <= used
     assert not used & {"beats", "ablation", "configurations", "datasets.ptbxl", "evaluation", "results"}
+
+
+def test_every_import_within_the_package_is_absolute_so_that_the_digest_follows_it(root):
+    relative = [
+        path.name
+        for path in (root / "ecgmoe").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
 
 
 def test_the_digest_of_code_does_not_depend_on_what_is_imported():
