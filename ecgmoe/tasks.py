@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-#: The 15 classes of the arrhythmia task, in the order of the sister code's label encoder (EnECG, arXiv 2511.22935).
+#: The 15 classes of the arrhythmia task, in the order of the code of the group's benchmark (arXiv 2512.08954).
 RHYTHMS: tuple[str, ...] = (
     "sinus rhythm",
     "sinus bradycardia",

@@ -28,7 +28,8 @@ REPORT_COLUMNS = tuple(f"report_{i}" for i in range(18))
 #: RR intervals outside of these, ms, are no measurement of a recording of ten seconds (300 beats a minute; two beats).
 RR_LIMITS_MS = (200.0, 10_000.0)
 
-#: Subjects of the paper's protocol, and the shares of train, validation and test (the sister code's, in this order).
+#: Subjects of the paper's protocol (EnECG's code), and shares of train, validation and test (the code of the benchmark,
+#: arXiv 2512.08954).
 PAPER_SUBJECTS, PAPER_SPLIT = 30_000, (0.7, 0.2, 0.1)
 
 #: Records in the published list, by version.
