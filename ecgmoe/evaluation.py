@@ -320,13 +320,15 @@ def against_best(
 
 def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
     """What :func:`compare` or :func:`against_best` found, as text for :func:`ecgmoe.results.table`."""
+    cells = [
+        " ".join([f"{row.difference:.{n}f}", f"[{row.low:.{n}f}, {row.high:.{n}f}]"]).replace("-", "−")
+        for row, n in zip(pairs.itertuples(), pairs["task"].map(places), strict=True)
+    ]
     return pd.DataFrame(
         {
             "Task": [task_label(TASKS[name]) for name in pairs["task"]],
             "Compared with": pairs["baseline"],
-            f"{model} minus that": [
-                f"{row.difference:.2f} [{row.low:.2f}, {row.high:.2f}]".replace("-", "−") for row in pairs.itertuples()
-            ],
+            f"{model} minus that": cells,
             "p (Holm)": [f"{p:.3f}" for p in pairs["p_holm"]],
             "Clearly better": pairs["better"]
             .replace("model", model)

@@ -120,8 +120,9 @@ def measure(
     dict
         ``scores`` (every metric), ``comparisons`` and ``sizes`` as DataFrames, ``records`` by part of the cohort;
         with the row ``configurations.TRAINED`` also ``trained_comparisons``, of it with all others; with ``refit`` also
-        ``averaged_scores`` and ``averaged_comparisons`` (of ``configurations.TRAINED``, where it is there) of the rows
-        with three seeds or more, their predictions averaged over seeds; of a simulated cohort, ``causes``.
+        ``averaged_scores`` of the rows with three seeds or more, their predictions averaged over seeds, and
+        ``averaged_comparisons`` of ``averaged_model`` (``configurations.TRAINED``, where it is there) with the others;
+        of a simulated cohort, ``causes``.
     """
     inputs = features.make_inputs(cohort, preset=preset)
     runs = ablation.run(
@@ -139,7 +140,7 @@ def measure(
     if configurations.FULL in together and len(together) > 1:
         more["averaged_scores"] = evaluation.score_table(together, cohort, headline=False)
         best = configurations.TRAINED if configurations.TRAINED in together else configurations.FULL
-        more["averaged_comparisons"] = ablation.compare(together, cohort, model=best)
+        more |= {"averaged_model": best, "averaged_comparisons": ablation.compare(together, cohort, model=best)}
     if "cause" in cohort.table:
         more["causes"] = causes(cohort, inputs, range(seeds), config, preset)
     return {

@@ -264,10 +264,13 @@ def test_the_shipped_run_meets_what_it_is_for():
     found = reference.findings(metrics["comparisons"])
     behind = metrics["comparisons"].query("better == 'baseline' and task != 'rr'")
     assert len(behind) == found["behind"] and set(behind["task"]) == {"potassium"}
+    rows = list(dict.fromkeys(behind["baseline"]))
+    alone, variants = ([row for row in rows if row.startswith("ECG-FM:") == single] for single in (True, False))
     told = (
         f"On simulated hearts (three seeds, {metrics['records']['test']:,} test recordings) ECG-MoE is clearly better "
         f"in {found['ahead']} of {found['compared']} comparisons with its parts, rivals and floors, clearly worse in "
-        f"{found['behind']}, all on potassium: ECG-FM, one of its five backbones, is better at it alone"
+        f"{found['behind']}, all on potassium: {len(alone)} against one of its five backbones alone, ECG-FM, trained "
+        f"or told what ECG-MoE is told, {len(variants)} against variants of its own ({evaluation.words(variants)})."
     )
     assert "ECG-FM: full (Potassium abnormality)" in found["better_rows"]
     readme = Path(__file__).parents[1] / "README.md"
