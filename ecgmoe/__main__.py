@@ -314,11 +314,11 @@ def ship(
     Epochs and calibration are chosen on fold 8 of DATA_ROOT; the model then learns from folds 1-8, and is judged on
     fold 9.
     """
-    from ecgmoe import configurations, datasets, reference, shipping
+    from ecgmoe import datasets, reference, shipping
 
     models = {
         one.name.lower(): one
-        for one in configurations.TABLE
+        for one in reference.rows_of(data_root, costly=True)
         if one.kind == "ECG-MoE" and not (one.after or one.phase or one.shape.get("top_k"))
     }
     if row.lower() not in models:

@@ -92,7 +92,7 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     """
     cohort = reference.cohort_of(data)
     config = replace(reference.recipe(data), seed=seed)
-    found = measure(cohort, features.make_inputs(cohort), configurations.select(rows), config=config)
+    found = measure(cohort, features.make_inputs(cohort), reference.rows_of(data, rows), config=config)
     name = reference.name_of("curve", cohort)
     content = {
         "chapter": name,

@@ -52,9 +52,23 @@ CAUSE_RECORDS = 100
 REAL = FitConfig(weight_decay=0.3)
 
 
+#: What rows say themselves of their training was chosen on the simulated cohort. On fold 8 of PTB-XL the networks of
+#: Table 3 do better at ECG-MoE's rate than at their own: of MoE the loss was 1.260 at 0.01 (theirs), 1.233 at 0.005,
+#: 1.224 at 0.002 and 1.225 at 0.001, of Cross-Attn 1.229 at 0.002; one training each.
+REAL_FIT: dict[str, dict[str, Any]] = {row: {"lr": REAL.lr} for row in configurations.groups()["Table 3"]}
+
+
 def recipe(data: str) -> FitConfig:
     """How the rows of the table are trained on a data set, but for what a row says itself."""
     return FitConfig() if data == "simulated" else REAL
+
+
+def rows_of(data: str, names: Iterable[str] = (), costly: bool = False) -> list[configurations.Row]:
+    """Rows of :func:`ecgmoe.configurations.select` as they are trained on a data set."""
+    rows = configurations.select(names, costly)
+    if data == "simulated":
+        return rows
+    return [replace(row, fit={**row.fit, **REAL_FIT.get(row.name, {})}) for row in rows]
 
 
 def cohort_of(data: str = "simulated", patients: int = PATIENTS, preset: str = "compact") -> Cohort:
@@ -221,7 +235,7 @@ def make(
     folder = folder or results.run_dir()
     config = replace(recipe(data), epochs=epochs or recipe(data).epochs)
     kept: dict[str, Any] = {} if made_up else {"refit": True, "folder": folder / name, "only_kept": only_kept}
-    metrics = measure(cohort, configurations.select(rows, costly), seeds, config, preset, **kept)
+    metrics = measure(cohort, rows_of(data, rows, costly), seeds, config, preset, **kept)
     options = {
         "data": data if made_up else "DATA_ROOT",
         "patients": patients if made_up else None,

@@ -107,7 +107,7 @@ def test_the_command_writes_what_the_book_reads(cohort, inputs, rows, tmp_path, 
     monkeypatch.setattr(reference, "cohort_of", lambda _: cohort)
     monkeypatch.setattr(reference, "recipe", lambda _: FitConfig(epochs=1, batch_size=16))
     monkeypatch.setattr(features, "make_inputs", lambda _: inputs)
-    monkeypatch.setattr(configurations, "select", lambda names: rows)
+    monkeypatch.setattr(reference, "rows_of", lambda _, names: rows)
     monkeypatch.setattr(curve.measure, "__defaults__", ((1.0, 0.5), FitConfig(), PRESET))
     done = CliRunner().invoke(app, ["curve", "somewhere", "--folder", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0 and "gain" in done.output

@@ -345,6 +345,13 @@ def test_the_row_with_a_trained_backbone_is_compared_with_all_others(cohort, sma
 def test_the_recipe_is_that_of_the_data():
     assert reference.recipe("simulated") == FitConfig()
     assert reference.recipe("~/ptb-xl") == reference.REAL
+    table = configurations.select(costly=True)
+    assert reference.rows_of("simulated", costly=True) == table
+    ours = {row.name: row for row in reference.rows_of("~/ptb-xl", costly=True)}
+    assert list(ours) == [row.name for row in table] and set(reference.REAL_FIT) < set(ours)
+    for row in table:
+        assert ours[row.name].fit == {**row.fit, **reference.REAL_FIT.get(row.name, {})}
+    assert ours["Time MoE"].fit != configurations.RIVAL_FIT
 
 
 def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
