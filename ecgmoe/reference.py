@@ -439,19 +439,33 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
             f"accuracy {figure('rhythm', 'accuracy')} (macro-F1 {figure('rhythm', 'macro_f1')}) for rhythm"
         )
 
+    def answers(among: "pd.Series[bool]") -> str:
+        return evaluation.words(evaluation.spoken(tasks.TASKS[str(name)]) for name in among.index[among])
+
     def verdict(comparisons: pd.DataFrame) -> str:
         pairs = ablation.levelled(comparisons)
         better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
-        model, baseline = (
-            evaluation.words(evaluation.spoken(tasks.TASKS[str(name)]) for name, of in better.items() if of == side)
-            for side in ("model", "baseline")
+        return (
+            f"Clearly better than the {rival}: {answers(better == 'model')}; clearly worse: "
+            f"{answers(better == 'baseline')}."
         )
-        return f"Clearly better than the {rival}: {model}; clearly worse: {baseline}."
+
+    def against_table_3() -> str:
+        pairs = ablation.levelled(metrics["comparisons"])
+        pairs = pairs[pairs["baseline"].isin(configurations.groups()["Table 3"])]
+        if pairs.empty:
+            return ""
+        better, task = pairs["better"], pairs["task"]
+        return (
+            f" Clearly better than all {pairs['baseline'].nunique()} rivals of Table 3: "
+            f"{answers((better == 'model').groupby(task, sort=False).all())}; clearly worse than any of them: "
+            f"{answers((better == 'baseline').groupby(task, sort=False).any())}."
+        )
 
     said = (
         f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings) a plain {rival} reaches "
         f"{figures(rival)} ({of_seeds(seeds[rival])}); {full} over frozen backbones {figures(full)} "
-        f"({of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}"
+        f"({of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}{against_table_3()}"
     )
     if trained in seeds:
         said += (

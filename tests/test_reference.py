@@ -342,6 +342,22 @@ def test_the_row_with_a_trained_backbone_is_compared_with_all_others(cohort, sma
     assert "trained with it: " in told and told.count("Clearly better than the ResNet: ") == 2 and "(2 seeds)" in told
 
 
+def test_rivals_of_table_3_are_spoken_of_together():
+    metrics = dict(reference.load("reference_ptbxl")["metrics"])
+    rivals = configurations.groups()["Table 3"]
+    tied = metrics["comparisons"].assign(better="neither", difference=-5.0)
+    pairs = [tied[tied["baseline"] == "ResNet"]]
+    for i, rival in enumerate(rivals):  # better than all in age, than all but one in sex, worse than one in rhythm
+        one = pairs[0].assign(baseline=rival).set_index("task")
+        one.loc["age", "better"] = "model"
+        one.loc["sex", "better"] = "model" if i else "neither"
+        one.loc["rhythm", "better"] = "neither" if i else "baseline"
+        pairs.append(one.reset_index())
+    told = reference.on_real_hearts(metrics | {"comparisons": pd.concat(pairs)})
+    assert "Clearly better than all 4 rivals of Table 3: age; clearly worse than any of them: arrhythmia." in told
+    assert "Table 3" not in reference.on_real_hearts(metrics | {"comparisons": pairs[0]})
+
+
 def test_the_recipe_is_that_of_the_data():
     assert reference.recipe("simulated") == FitConfig()
     assert reference.recipe("~/ptb-xl") == reference.REAL
