@@ -153,6 +153,8 @@ SHOWN = {
     evaluation.MEAN: "",
     evaluation.PEAKS: "",
     evaluation.CHARACTERISTICS: ", linear",
+    "EnECG mended + characteristics": "",
+    "Time MoE": ", Table 3",
     "ResNet": "",
     configurations.FULL: ", frozen backbones",
     configurations.TRAINED: "",
