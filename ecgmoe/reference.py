@@ -254,7 +254,7 @@ def make(
     content = {
         "chapter": name,
         "provenance": results.provenance(cohort, 0, options),
-        "metrics": {**metrics, "command": command(options)},
+        "metrics": {**metrics, "command": command({**options, "only_kept": False})},  # which trains what is not kept
     }
     path = folder / f"{name}.json"
     results.write_json(path, content)

@@ -321,6 +321,7 @@ def test_real_recordings_are_refitted_kept_and_averaged(cohort, small, tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configurations, "fit_row", again)
         alone, _ = reference.make(tmp_path, **options, only_kept=True)
+        assert alone["provenance"]["parameters"]["only_kept"] and "only-kept" not in alone["metrics"]["command"]
         assert alone["metrics"]["sizes"]["row"].tolist() == [configurations.FULL]
         (tmp_path / path.stem / "ecg-moe-seed0.json").unlink()
         with pytest.raises(InputError, match="train it first"):
