@@ -156,6 +156,7 @@ SHOWN = {
     "EnECG mended + characteristics": "",
     "Time MoE": ", Table 3",
     "ResNet": "",
+    "ResNet + characteristics": "",
     configurations.FULL: ", frozen backbones",
     configurations.TRAINED: "",
 }

@@ -320,21 +320,24 @@ def against_best(
 
 def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
     """What :func:`compare` or :func:`against_best` found, as text for :func:`ecgmoe.results.table`."""
-    cells = [
-        " ".join([f"{row.difference:.{n}f}", f"[{row.low:.{n}f}, {row.high:.{n}f}]"]).replace("-", "−")
-        for row, n in zip(pairs.itertuples(), pairs["task"].map(places), strict=True)
-    ]
     return pd.DataFrame(
         {
             "Task": [task_label(TASKS[name]) for name in pairs["task"]],
             "Compared with": pairs["baseline"],
-            f"{model} minus that": cells,
+            f"{model} minus that": [difference_text(row) for row in pairs.to_dict("records")],
             "p (Holm)": [f"{p:.3f}" for p in pairs["p_holm"]],
             "Clearly better": pairs["better"]
             .replace("model", model)
             .where(pairs["better"] != "baseline", pairs["baseline"]),
         }
     )
+
+
+def difference_text(pair: Mapping[Any, Any], sign: str = "") -> str:
+    """A line of :func:`compare` as text: difference and interval; with ``sign="+"`` a plus where it is above 0."""
+    n = places(pair["task"])
+    text = f"{pair['difference']:{sign}.{n}f} [{pair['low']:.{n}f}, {pair['high']:.{n}f}]"
+    return text.replace("-", "−")
 
 
 def best_on_validation(runs: Mapping[str, Run], cohort: Cohort) -> dict[str, str]:

@@ -411,11 +411,7 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
     """
     pairs = ablation.levelled(comparisons)
     marks = pairs["better"].map({"model": " ▲", "baseline": " ▼", "neither": ""})
-    cells = []
-    for row in pairs.to_dict("records"):
-        places = evaluation.places(row["task"])
-        said = f"{row['difference']:+.{places}f} [{row['low']:.{places}f}, {row['high']:.{places}f}]"
-        cells.append(said.replace("-", "−"))
+    cells = [evaluation.difference_text(row, sign="+") for row in pairs.to_dict("records")]
     wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
     wide = wide.pivot(index="baseline", columns="task", values="cell").loc[list(dict.fromkeys(pairs["baseline"]))]
     names = [name for name in tasks.TASKS if name in wide]
@@ -424,9 +420,9 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
-    """What the run on real recordings found of ECG-MoE and one rival, in words, with figures of the run."""
+    """What the run on real recordings found of ECG-MoE and its rivals, in words, with figures of the run."""
     scores, seeds = metrics["scores"], metrics["sizes"].set_index("row")["seeds"]
-    full, trained = configurations.FULL, configurations.TRAINED
+    full, trained, told = configurations.FULL, configurations.TRAINED, f"{rival} + characteristics"
 
     def figures(model: str) -> str:
         own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
@@ -442,13 +438,17 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     def answers(among: "pd.Series[bool]") -> str:
         return evaluation.words(evaluation.spoken(tasks.TASKS[str(name)]) for name in among.index[among])
 
+    rivals = {rival: f"the {rival}"}
+    if told in seeds:
+        rivals[told] = f"a {rival} that is told the signal characteristics ({of_seeds(seeds[told])})"
+
     def verdict(comparisons: pd.DataFrame) -> str:
-        pairs = ablation.levelled(comparisons)
-        better = pairs[pairs["baseline"] == rival].set_index("task")["better"]
-        return (
-            f"Clearly better than the {rival}: {answers(better == 'model')}; clearly worse: "
-            f"{answers(better == 'baseline')}."
-        )
+        pairs, said = ablation.levelled(comparisons), []
+        for name, whom in rivals.items():
+            better = pairs[pairs["baseline"] == name].set_index("task")["better"]
+            worse = answers(better == "baseline")
+            said.append(f"Clearly better than {whom}: {answers(better == 'model')}; clearly worse: {worse}.")
+        return " ".join(said)
 
     def against_table_3() -> str:
         pairs = ablation.levelled(metrics["comparisons"])

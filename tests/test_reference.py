@@ -291,6 +291,12 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
         text = " ".join((readme.parent / page).read_text("utf-8").split())
         assert "frozen backbones the mixture does not earn its price" in text
         assert "trained it is ahead of the ResNet on every task, by more than chance on RR interval and age." in text
+        assert (
+            "From a ResNet that is told the signal characteristics, which ECG-MoE sees too, it cannot be told" in text
+        )
+        assert "The RR interval is no " in text, "a detector's merit is not given to the network"
+    as_much = metrics["trained_comparisons"].query("baseline == 'ResNet + characteristics'")
+    assert len(as_much) == 4 and set(as_much["better"]) == {"neither"}
     frozen = metrics["comparisons"].query(rival).set_index("task")["better"]
     assert set(frozen[frozen == "model"].index) <= {"rr"}, "no better than a ResNet, but for what a detector gives too"
     assert metrics["refit"] and set(metrics["scores"]["task"]) == {"rr", "age", "sex", "rhythm"}
