@@ -336,7 +336,7 @@ def comparison_table(pairs: pd.DataFrame, model: str) -> pd.DataFrame:
 def difference_text(pair: Mapping[Any, Any], sign: str = "") -> str:
     """A line of :func:`compare` as text: difference and interval; with ``sign="+"`` a plus where it is above 0."""
     n = places(pair["task"])
-    text = f"{pair['difference']:{sign}.{n}f} [{pair['low']:.{n}f}, {pair['high']:.{n}f}]"
+    text = f"{pair['difference']:{sign}z.{n}f} [{pair['low']:z.{n}f}, {pair['high']:z.{n}f}]"
     return text.replace("-", "−")
 
 

@@ -421,6 +421,12 @@ def test_words(names, said):
     assert ev.words(names) == said
 
 
+def test_a_difference_has_the_decimals_of_its_task_and_no_zero_below_zero():
+    pair = {"task": "age", "difference": -0.001, "low": -0.25, "high": 0.1}
+    assert ev.difference_text(pair) == "0.00 [−0.25, 0.10]"
+    assert ev.difference_text(pair | {"task": "sex", "difference": 0.25}, sign="+") == "+0.250 [−0.250, 0.100]"
+
+
 def test_headlines_are_one_metric_a_task_and_nothing_else():
     rows = [("rr", "mae"), ("rr", "rmse"), ("sex", "accuracy"), ("sex", "macro_f1"), ("rhythm", "accuracy")]
     found = ev.headlines(pd.DataFrame(rows, columns=["task", "metric"]))
