@@ -402,6 +402,12 @@ def spoken(task: Task) -> str:
     return task.title if task.title[1].isupper() else task.title.lower()
 
 
+def percent(probability: float) -> str:
+    """A probability for readers: none is rounded to certainty."""
+    text = f"{100 * probability:.0f} %"
+    return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(text, text)
+
+
 def words(names: Iterable[str]) -> str:
     """Names as they stand in a sentence: ``a, b and c``, or ``none``."""
     *first, last = [*names] or ["none"]

@@ -10,18 +10,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ecgmoe.evaluation import percent
 from ecgmoe.plots.style import INK, style
 from ecgmoe.prediction import Explained
 from ecgmoe.records import LEADS
 
 #: Between the zero lines of two leads, mV.
 _APART_MV = 1.6
-
-
-def _percent(probability: float) -> str:
-    """A probability for readers: none is rounded to certainty."""
-    text = f"{100 * probability:.0f} %"
-    return {"100 %": "> 99 %", "0 %": "< 1 %"}.get(text, text)
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
@@ -35,11 +30,11 @@ def _sentence(row: Mapping[str, Any]) -> str:
             parts.append(f"{title} {row[label]:.0f}{interval} {unit}")
     if row["sex"] is not None and pd.notna(row["sex"]):
         female = row["sex_female_probability"]
-        parts.append(f"{row['sex']} ({_percent(max(female, 1 - female))})")
+        parts.append(f"{row['sex']} ({percent(max(female, 1 - female))})")
     if row["rhythm"] is not None and pd.notna(row["rhythm"]):
-        parts.append(f"{row['rhythm']} ({_percent(row['rhythm_probability'])})")
+        parts.append(f"{row['rhythm']} ({percent(row['rhythm_probability'])})")
     if pd.notna(row["potassium_abnormal_probability"]):
-        parts.append(f"abnormal potassium ({_percent(row['potassium_abnormal_probability'])})")
+        parts.append(f"abnormal potassium ({percent(row['potassium_abnormal_probability'])})")
     return " · ".join(parts) or "nothing could be predicted"
 
 
