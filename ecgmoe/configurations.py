@@ -234,6 +234,8 @@ def _others(name: str) -> tuple[str, ...]:
 
 
 #: Every configuration that the book compares, ECG-MoE first.
+#:
+#: :meta hide-value:
 TABLE = _table()
 
 

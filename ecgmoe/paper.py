@@ -474,6 +474,8 @@ def _ruled(verdict: Ruling, recomputed: str) -> Callable[[], Finding]:
 
 
 #: Every claim of the paper that is checked.
+#:
+#: :meta hide-value:
 CLAIMS: tuple[Claim, ...] = (
     Claim("rr_reduction", "RR error reduced by 46.0 %", "RQ2",
           "The arithmetic is right, and against the best backbone, as it should be. "

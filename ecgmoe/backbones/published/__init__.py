@@ -70,6 +70,8 @@ _SEEN = (
 )
 
 #: Published checkpoints, by the name that :func:`load` takes.
+#:
+#: :meta hide-value:
 SOURCES = {
     "timesnet": Source("timesnet"),
     "dlinear": Source("dlinear"),
