@@ -92,7 +92,7 @@ def _table() -> tuple[Row, ...]:
         Row(
             variants.PAPER_NAMES[rival],
             "Table 3",
-            f"periodic experts → {about}; higher rate",
+            f"periodic experts → {about}; higher learning rate",
             shape={"periodic": rival},
             fit=RIVAL_FIT,
         )
@@ -168,9 +168,8 @@ def _table() -> tuple[Row, ...]:
     ]
     for name in backbones.NAMES:
         for seen, words in (("none", ""), ("all", " + characteristics")):
-            about = (
-                f"one frozen backbone and a head{words.replace('+', 'with the')}; higher rate, three times the epochs"
-            )
+            about = f"one frozen backbone and a head{words.replace('+', 'with the')}; "
+            about += "higher learning rate, three times the epochs"
             shape = {"periodic": "none", "characteristics": seen, **HEAD_SHAPE}
             row = Row(f"{titles[name]}: head{words}", "single backbones", about, "ECG-MoE", (name,), shape, HEAD_FIT)
             rows.append(replace(row, effort=HEAD_EFFORT))

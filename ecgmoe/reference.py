@@ -323,11 +323,26 @@ def runs() -> pd.DataFrame:
         state = f"not run: needs {needs}"
         if found is not None:
             origin = found["provenance"]
-            state = f"made {origin['time'][:10]} at commit `{origin['commit'][:7]}`, {origin['device']}"
-            if found["metrics"].get("code") != configurations.code():
+            state = f"made {origin['time'][:10]} at {results.commit_in_words(origin)}, {origin['device']}"
+            if is_older(found["metrics"]):
                 state += "; the model or its training has changed since"
         rows.append({"Run": about, "State": state, "Command": f"`{command({**options, 'folder': 'data/reference'})}`"})
     return pd.DataFrame(rows)
+
+
+def is_older(metrics: Mapping[str, Any]) -> bool:
+    """Whether the code that decides on a training has changed since a reference run was made."""
+    return bool(metrics.get("code") != configurations.code())
+
+
+def since(metrics: Mapping[str, Any]) -> str:
+    """The end of a caption: nothing, or that the model has changed since the reference run was made."""
+    if not is_older(metrics):
+        return ""
+    return (
+        " The model and the training of its rivals have changed since this run was made, so it is not comparable with "
+        "tables of today's code row by row."
+    )
 
 
 def command(parameters: Mapping[str, Any]) -> str:
@@ -393,10 +408,12 @@ def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
     rows, records = summary(found["metrics"]), found["metrics"]["records"]
     rows = rows[rows["row"].isin([*wanted])]
     learnt = records["train"] + (records["validation"] if found["metrics"].get("refit") else 0)
+    how = " (folds 1-8, for the number of epochs that fold 8 chose)" if found["metrics"].get("refit") else ""
     caption = (
-        f"{about} Reference run on {of}: trained on {learnt:,} recordings, tested on {records['test']:,}. Parameters "
-        "that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline metrics: mean "
-        "± standard deviation over seeds and 95 % interval over patients. Floors come last."
+        f"{about} Reference run on {of}: trained on {learnt:,} recordings{how}, tested on {records['test']:,}. "
+        "Parameters that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline "
+        f"metrics: mean ± standard deviation over seeds and 95 % interval over patients. Floors come last."
+        f"{since(found['metrics'])}"
     )
     return results.table(rows, caption, label)
 
@@ -411,7 +428,10 @@ def against(comparisons: pd.DataFrame) -> pd.DataFrame:
     """
     pairs = ablation.levelled(comparisons)
     marks = pairs["better"].map({"model": " ▲", "baseline": " ▼", "neither": ""})
-    cells = [evaluation.difference_text(row, sign="+") for row in pairs.to_dict("records")]
+    cells = [
+        "level" if row["low"] == row["high"] == 0 else evaluation.difference_text(row, sign="+")
+        for row in pairs.to_dict("records")
+    ]
     wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
     wide = wide.pivot(index="baseline", columns="task", values="cell").loc[list(dict.fromkeys(pairs["baseline"]))]
     names = [name for name in tasks.TASKS if name in wide]
@@ -455,9 +475,11 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         pairs = pairs[pairs["baseline"].isin(configurations.groups()["Table 3"])]
         if pairs.empty:
             return ""
-        better, task = pairs["better"], pairs["task"]
+        better, task, names = pairs["better"], pairs["task"], pairs["baseline"].unique()
+        least, most = seeds[names].min(), seeds[names].max()
+        trained_with = f"{of_seeds(most)} each" if least == most else f"{least} to {most} seeds"
         return (
-            f" Clearly better than all {pairs['baseline'].nunique()} rivals of Table 3: "
+            f" Clearly better than all {len(names)} rivals of Table 3 ({trained_with}): "
             f"{answers((better == 'model').groupby(task, sort=False).all())}; clearly worse than any of them: "
             f"{answers((better == 'baseline').groupby(task, sort=False).any())}."
         )

@@ -182,6 +182,14 @@ def reference(name: str) -> dict[str, Any]:
     return load(name, folder)
 
 
+def commit_in_words(origin: Mapping[str, Any]) -> str:
+    """The commit of a provenance, in short, with the word that there were changes."""
+    commit = origin["commit"]
+    if commit == "unknown":
+        return commit
+    return f"commit `{commit[:12]}`{' with changes' if commit.endswith('changes') else ''}"
+
+
 def _origin_table(origin: Mapping[str, Any], chapter: str) -> "Markdown":
     import pandas as pd
 
@@ -190,8 +198,7 @@ def _origin_table(origin: Mapping[str, Any], chapter: str) -> "Markdown":
         "data": f"{data['name']}: {data['records']:,} records at {data['fs']} Hz, digest `{data['digest']}`"
         if data
         else "none",
-        "code": origin["commit"] if origin["commit"] == "unknown" else f"commit `{origin['commit'][:12]}`"
-        + (" with changes" if origin["commit"].endswith("changes") else ""),
+        "code": commit_in_words(origin),
         "seed": "none" if origin["seed"] is None else origin["seed"],
         "parameters": ", ".join(f"{name} = `{value!r}`" for name, value in origin["parameters"].items()) or "none",
         "versions": ", ".join(f"{name} {number}" for name, number in origin["versions"].items()),

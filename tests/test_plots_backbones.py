@@ -41,7 +41,7 @@ def test_every_backbone_stands_beside_its_twin(runs):
     first = figure.axes[0]
     assert [label.get_text() for label in first.get_yticklabels()] == TITLES
     assert len([line for line in first.lines if line.get_marker() == "o"]) == 2 * len(TITLES)
-    assert len([line for line in first.lines if line.get_xdata()[0] == 30.0]) == 3, "floors as lines"
+    assert len([line for line in first.lines if line.get_xdata()[0] == 30.0]) == 4, "floors as lines"
     assert [text.get_text() for text in figure.axes[5].texts] == ["not available"]
     assert [ax.get_ylabel() for ax in figure.axes[::3]] == ["this page", "elsewhere"]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -266,9 +266,11 @@ def test_the_shipped_run_meets_what_it_is_for():
     assert len(behind) == found["behind"] and set(behind["task"]) == {"potassium"}
     rows = list(dict.fromkeys(behind["baseline"]))
     alone, variants = ([row for row in rows if row.startswith("ECG-FM:") == single] for single in (True, False))
+    older = "; a run older than the model's last change" if reference.is_older(metrics) else ""
     told = (
-        f"On simulated hearts (three seeds, {metrics['records']['test']:,} test recordings) ECG-MoE is clearly better "
-        f"in {found['ahead']} of {found['compared']} comparisons with its parts, rivals and floors, clearly worse in "
+        f"On simulated hearts ({metrics['records']['test']:,} test recordings; ECG-MoE with three seeds, "
+        f"{(seeds == 1).sum()} of {len(seeds) - 1} rows beside it with one{older}) ECG-MoE is clearly better in "
+        f"{found['ahead']} of {found['compared']} comparisons with its parts, rivals and floors, clearly worse in "
         f"{found['behind']}, all on potassium: {len(alone)} against one of its five backbones alone, ECG-FM, trained "
         f"or told what ECG-MoE is told, {len(variants)} against variants of its own ({evaluation.words(variants)})."
     )

@@ -11,12 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ecgmoe import backbones, tasks
-from ecgmoe.evaluation import INTERVALS, MEAN, METRIC_LABELS, PEAKS
+from ecgmoe.evaluation import CHARACTERISTICS, INTERVALS, MEAN, METRIC_LABELS, PEAKS
 from ecgmoe.plots.style import COLOURS, style
 from ecgmoe.probing import BACKBONE, TWIN, Probes
 
 #: Floors that are drawn, with colour and dashes; the others would hide them or set the scale.
-_FLOORS = {MEAN: ("0.45", ":"), INTERVALS: (COLOURS[2], "--"), PEAKS: (COLOURS[4], "-.")}
+_FLOORS: dict[str, tuple[Any, Any]] = {
+    MEAN: ("0.45", ":"),
+    INTERVALS: (COLOURS[2], "--"),
+    PEAKS: (COLOURS[4], "-."),
+    CHARACTERISTICS: (COLOURS[3], (0, (6, 1))),
+}
 
 
 def pretraining_curves(cards: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -79,7 +84,7 @@ def twins(runs: Mapping[str, Probes], own: str = "pretrained", twin: str = "rand
             ax.set_yticks(range(len(titles)), titles)
             ax.set_ylim(len(titles) - 0.5, -0.5)
     order = [own, twin, *(floor for floor in _FLOORS if floor in lines)]
-    fig.legend([lines[name] for name in order], order, loc="outside lower center", ncols=5, fontsize=8)
+    fig.legend([lines[name] for name in order], order, loc="outside lower center", ncols=3, fontsize=8)
     plt.close(fig)
     return fig
 

@@ -15,9 +15,6 @@ from ecgmoe.plots.style import INK, style
 from ecgmoe.prediction import Explained
 from ecgmoe.records import LEADS
 
-#: Between the zero lines of two leads, mV.
-_APART_MV = 1.6
-
 
 def _sentence(row: Mapping[str, Any]) -> str:
     """What was predicted, as one line."""
@@ -39,16 +36,21 @@ def _sentence(row: Mapping[str, Any]) -> str:
 
 
 def _leads(ax: Axes, explained: Explained, leads: tuple[str, ...]) -> None:
-    """Leads one below the other, with a bar of 1 mV at the right; a trace that leaves its row is cut."""
-    signal_LT = explained.window.signal_LT
+    """Leads one below the other, as far apart as they need, with a bar of 1 mV at the right.
+
+    Beyond 4 mV from the next lead a trace is cut.
+    """
+    signal_LT = explained.window.signal_LT[[LEADS.index(lead) for lead in leads]]
     seconds_T = np.arange(signal_LT.shape[1]) / explained.fs
-    for i, lead in enumerate(leads):
-        trace_T = signal_LT[LEADS.index(lead)]
-        ax.axhline(-_APART_MV * i, color="0.9", lw=0.6, zorder=0)
-        ax.plot(seconds_T, np.clip(trace_T - np.median(trace_T), -1.3, 1.6) - _APART_MV * i, color=INK, lw=0.6)
-    ax.set_yticks([-_APART_MV * i for i in range(len(leads))], leads)
+    trace_LT = signal_LT - np.median(signal_LT, axis=1, keepdims=True)
+    apart_mv = float(np.clip(0.1 + (trace_LT[1:].max(1) - trace_LT[:-1].min(1)).max(), 0.8, 4))
+    zero_L = -apart_mv * np.arange(len(leads))
+    for trace_T, zero in zip(trace_LT.clip(-apart_mv, apart_mv), zero_L, strict=True):
+        ax.axhline(zero, color="0.9", lw=0.6, zorder=0)
+        ax.plot(seconds_T, trace_T + zero, color=INK, lw=0.6)
+    ax.set_yticks(zero_L, leads)
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, seconds_T[-1]), ylim=(-_APART_MV * (len(leads) - 1) - 1.2, 1.4))
+    ax.set_xlim(0, seconds_T[-1])
     ax.spines[["left", "bottom"]].set_visible(False)
     end = seconds_T[-1]
     ax.plot([1.01 * end] * 2, [0, 1], color=INK, lw=1.2, clip_on=False)
