@@ -289,14 +289,19 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
     pairs = metrics["trained_comparisons"].query(rival).set_index("task")
     up = pd.Series({name: 1 if TASKS[name].higher_is_better else -1 for name in pairs.index})
     assert (up * pairs["difference"] > 0).all() and list(pairs.index[pairs["better"] == "model"]) == ["rr", "age"]
+    means = metrics["averaged_comparisons"].query(rival).set_index("task")["better"]
+    assert 0.02 < pairs["p_holm"]["age"] < 0.05 and means["age"] == "neither", "what is called only just"
+    alone = metrics["trained_comparisons"].query("baseline == 'ECG-FM: full + characteristics'").set_index("task")
+    assert list(alone.index[alone["better"] == "model"]) == ["age", "sex"]
     for page in ("README.md", "book/intro.md"):
         text = " ".join((readme.parent / page).read_text("utf-8").split())
         assert "frozen backbones the mixture does not earn its price" in text
-        assert "trained it is ahead of the ResNet on every task, by more than chance on RR interval and age." in text
         assert (
-            "From a ResNet that is told the signal characteristics, which ECG-MoE sees too, it cannot be told" in text
-        )
-        assert "The RR interval is no " in text, "a detector's merit is not given to the network"
+            "trained it is ahead of the ResNet on every task, in age only just by more than chance, and no more when "
+            "the answers of three trainings are averaged. From a ResNet that is told the signal characteristics, which "
+            "ECG-MoE sees too, it cannot be told apart. Of ECG-FM alone, trained and told as much (one seed), it is "
+            "clearly ahead in age and sex, so the gain is not that backbone's alone. The RR interval is no merit of the"
+        ) in text
     as_much = metrics["trained_comparisons"].query("baseline == 'ResNet + characteristics'")
     assert len(as_much) == 4 and set(as_much["better"]) == {"neither"}
     frozen = metrics["comparisons"].query(rival).set_index("task")["better"]
@@ -363,7 +368,7 @@ def test_rivals_of_table_3_are_spoken_of_together():
         one.loc["rhythm", "better"] = "neither" if i else "baseline"
         pairs.append(one.reset_index())
     told = reference.on_real_hearts(metrics | {"comparisons": pd.concat(pairs)})
-    assert "Clearly better than all 4 rivals of Table 3: age; clearly worse than any of them: arrhythmia." in told
+    assert "all 4 rivals of Table 3 (3 seeds each): age; clearly worse than any of them: arrhythmia." in told
     assert "Table 3" not in reference.on_real_hearts(metrics | {"comparisons": pairs[0]})
 
 
