@@ -398,6 +398,16 @@ def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
     assert "ours" in set(scores["model"]) and set(scores["metric"]) == {task.metric for task in cohort_tasks(content)}
     text = reference.against(content["metrics"]["comparisons"])
     assert list(text["row"])[0] == "without backbones" and text.shape[1] == 5
+    same = content["metrics"]["comparisons"].assign(difference=0.4, low=0.1, high=0.9)
+    told = reference.against(same)[evaluation.task_label(TASKS["rr"])]
+    assert set(told) <= {"level", "–"} and "level" in set(told), "less than a millisecond is none"
+
+
+def test_a_caption_says_when_a_run_is_older_than_the_model(made, monkeypatch):
+    metrics = made[0]["metrics"]
+    assert reference.since(metrics) == "" and not reference.is_older(metrics)
+    monkeypatch.setattr(configurations, "code", lambda: "another")
+    assert "have changed since" in reference.since(metrics) and reference.is_older(metrics)
 
 
 def cohort_tasks(content):
