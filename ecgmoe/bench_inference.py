@@ -319,7 +319,6 @@ def measure(
         grown = scaling.measure(even.own, even.networks(0), even.signal_BCT, rounds)
         batches = grown["axis"] == scaling.BATCH
         grown.loc[batches, "peak_mib"] = [peak_mib(even, ONE_PASS, n) for n in grown.loc[batches, "records"]]
-        routed = scaling.of(grown, scaling.BACKBONES).rename(index={M: 0}).rename_axis("k")
         metrics: dict[str, Any] = {
             "run": {
                 "preset": preset,
@@ -334,7 +333,6 @@ def measure(
             "ways": compared.reset_index(),
             "parts": parts.reset_index(),
             "scaling": grown,
-            "routed": routed.reset_index(),
             "epoch": epochs(even, some),
         }
         if seeds:

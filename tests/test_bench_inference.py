@@ -107,12 +107,11 @@ def metrics(tmp_path_factory, compared):
 def test_everything_is_measured_and_written(metrics, monkeypatch):
     monkeypatch.setenv("ECGMOE_RUN_DIR", str(metrics["folder"]))
     written = results.load("efficiency_published")
-    assert set(written["metrics"]) == {"run", "ways", "parts", "scaling", "routed", "epoch"}
+    assert set(written["metrics"]) == {"run", "ways", "parts", "scaling", "epoch"}
     grown = pd.DataFrame(written["metrics"]["scaling"])
     assert grown["axis"].unique().tolist() == list(scaling.AXES)
     assert scaling.of(grown, scaling.BATCH)["peak_mib"].to_dict() == {1: 101, 2: 102}, "a process a batch"
-    routed = pd.DataFrame(written["metrics"]["routed"])
-    assert routed["k"].tolist() == [0, 4, 3, 2, 1] and routed.loc[0, "relative"] == 1, "0: all backbones"
+    assert scaling.of(grown, scaling.BACKBONES).index.tolist() == [5, 4, 3, 2, 1]
     assert written["provenance"]["parameters"]["preset"] == "compact-random"
     assert (metrics["folder"] / "copy.json").read_bytes() == (
         metrics["folder"] / "efficiency_published.json"
