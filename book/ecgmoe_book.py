@@ -174,7 +174,7 @@ def found() -> Iterator[str]:
         return f"**{len(those(verdict))} {words}** ({'; '.join(those(verdict))})"
 
     yield (
-        f"Of {len(verdicts)} claims checked, held against its own tables, {named('holds', 'hold')}, "
+        f"Of {len(verdicts)} claims about the paper, held against its own tables, {named('holds', 'hold')}, "
         + ", ".join(
             (
                 named("contradicted", "are contradicted"),
