@@ -466,7 +466,8 @@ def test_python_of_exercises_runs_and_shows_what_the_answer_says(
     match chapter[:2]:
         case "01":
             classes = [line.split(" → ")[1] for line in said.splitlines()]
-            assert ["block" in name for name in classes] == [True, False, False, False] and classes[-1] == "None"
+            assert ["block" in name for name in classes] == [True, *[False] * 4] and classes[-1] == "None"
+            assert classes[3] == "sinus rhythm with pvc(s)", "a flutter, which is no sinus rhythm"
         case "02":
             none, *_, twentieth = (float(number) for number in re.findall(r"mean (\S+) ms", said))
             assert twentieth > 3 * none
