@@ -5,6 +5,7 @@ import tomllib
 from importlib import import_module
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ecgmoe import (
@@ -115,6 +116,10 @@ def test_the_measured_cost_holds_what_it_is_for_and_the_front_page_tells_it():
     assert metrics["epoch"]["ratio"] >= 50 and metrics["epoch"]["difference"] <= 1e-4
     assert "curve" in metrics and {row["axis"] for row in metrics["scaling"]} == set(scaling.AXES)
     assert 0.9 <= shared["relative"] <= 1.1, "level"
+    grown = pd.DataFrame(metrics["scaling"])
+    batches, precisions = (scaling.of(grown, axis)["relative"] for axis in (scaling.BATCH, scaling.PRECISION))
+    others = scaling.of(grown, scaling.TASKS)["relative"]
+    assert batches.iloc[-1] >= 1 and precisions["bfloat16"] < min(batches.min(), others.min()) / 2, "chapter 6 says so"
     told = (
         f"{apart['relative']:.1f} times as fast as five EnECG models, in {apart['own_share_of_peak']:.0%} of their "
         "memory; as soon as these share their frozen features, the two are level "
