@@ -169,7 +169,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     on where it was. The result is reference_<data set>.json. On real recordings, epochs are chosen on fold 8 and models
     learn from folds 1-8; each row and seed is kept as soon as it is done, in reference_<data set>/.
     """
-    from ecgmoe import configurations
+    from ecgmoe import configurations, findings
     from ecgmoe import reference as _reference
 
     if only_list:
@@ -181,7 +181,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
         raise click.UsageError(str(error)) from None
     with _input_errors():
         content, path = _reference.make(folder, **options)
-    click.echo("\n".join([*_reference.describe(content), f"wrote {path}"]))
+    click.echo("\n".join([*findings.describe(content), f"wrote {path}"]))
 
 
 @app.command()

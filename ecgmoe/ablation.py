@@ -256,12 +256,12 @@ def sizes(runs: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
 def compare(runs: Mapping[str, evaluation.Run], cohort: Cohort, seed: int = 0, model: str = FULL) -> pd.DataFrame:
     """:func:`ecgmoe.evaluation.compare` of one row, ECG-MoE by default, with all others.
 
-    By as many resamples as the number of comparisons asks for: the least p value is 2 / (resamples + 1). Times the
-    number of comparisons, as Holm's procedure has it, it must stay well below 0.05: otherwise no difference could
-    ever be clear, however large.
+    By as many resamples as the number of comparisons asks for: a p value of 0.05 / comparisons, where Holm's procedure
+    begins to call a difference clear, is five resamples in each tail, and one that is to be held against fewer
+    comparisons, more.
     """
     n_comparisons = (len(runs) - 1) * len(cohort.tasks)
-    return evaluation.compare(runs, model, cohort, n_boot=max(2000, 60 * n_comparisons), seed=seed)
+    return evaluation.compare(runs, model, cohort, n_boot=max(2000, 200 * n_comparisons), seed=seed)
 
 
 def levelled(comparisons: pd.DataFrame) -> pd.DataFrame:

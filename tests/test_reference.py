@@ -13,7 +13,18 @@ import pytest
 from click.testing import CliRunner
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, baselines, configurations, datasets, evaluation, features, plots, reference, results
+from ecgmoe import (
+    ablation,
+    baselines,
+    configurations,
+    datasets,
+    evaluation,
+    features,
+    findings,
+    plots,
+    reference,
+    results,
+)
 from ecgmoe.__main__ import app
 from ecgmoe.datasets import simulated
 from ecgmoe.records import InputError
@@ -132,18 +143,18 @@ def test_a_reference_run_is_read_back_as_tables_or_is_none(made, monkeypatch):
         pd.testing.assert_frame_equal(
             back["metrics"][name], content["metrics"][name], check_dtype=False, check_column_type=False
         )
-    assert list(reference.describe(back)) == list(reference.describe(content))
+    assert list(findings.describe(back)) == list(findings.describe(content))
 
 
 def test_every_row_and_floor_is_a_line_of_the_summary(made):
     metrics = made[0]["metrics"]
-    table = reference.summary(metrics).set_index("row")
+    table = findings.summary(metrics).set_index("row")
     assert list(table.index)[:3] == ROWS and evaluation.ZERO in table.index
     assert table.loc["ECG-MoE", "seeds"] == "2"
     assert table.loc[evaluation.ZERO, "trained"] == "–"
     age = next(column for column in table if column.startswith("Age"))
     assert "±" in table.loc["ECG-MoE", age] and "±" not in table.loc[evaluation.MEAN, age]
-    said = "\n".join(reference.describe(made[0]))
+    said = "\n".join(findings.describe(made[0]))
     assert all(name in said for name in (*ROWS, evaluation.MEDIAN, "clearly_better", "compared: "))
 
 
@@ -184,7 +195,7 @@ def test_findings_follow_the_numbers():
             comparison(evaluation.MEAN, "sex", 0.4, 0.1, "model"),
         ]
     )
-    found = reference.findings(pairs)
+    found = findings.in_figures(pairs)
     assert (found["compared"], found["ahead"], found["behind"], found["open"]) == (12, 5, 2, 5)
     assert found["level"] == "MoE"
     assert found["better_rows"] == "fusion by sum (Age and Sex)"
@@ -194,7 +205,7 @@ def test_findings_follow_the_numbers():
     assert found["backbones_ahead"] == "MOMENT: head (Sex); ECG-FM: full (Age)"
     assert (found["told_n"], found["told_all"], found["told_hardest"]) == (0, 0, "none")
     assert (found["floor_n"], found["floor_all"], found["floor_least"]) == (1, 1, 2)
-    nothing = reference.findings(pairs[:2])
+    nothing = findings.in_figures(pairs[:2])
     assert (nothing["ahead"], nothing["better_rows"], nothing["floor_n"]) == (0, "none", 0)
 
 
@@ -261,7 +272,7 @@ def test_the_shipped_run_meets_what_it_is_for():
     floors = list(evaluation.FLOORS)
     assert (counts.loc[floors, "worse"] == 0).all(), "at least level with every floor on every task"
     assert (counts.loc[[evaluation.INTERVALS, evaluation.CHARACTERISTICS], "clearly_better"] == 4).all()
-    found = reference.findings(metrics["comparisons"])
+    found = findings.in_figures(metrics["comparisons"])
     behind = metrics["comparisons"].query("better == 'baseline' and task != 'rr'")
     assert len(behind) == found["behind"] and set(behind["task"]) == {"potassium"}
     rows = list(dict.fromkeys(behind["baseline"]))
@@ -284,7 +295,7 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
     found = reference.load("reference_ptbxl")
     metrics = found["metrics"]
     readme = Path(__file__).parents[1] / "README.md"
-    assert reference.on_real_hearts(metrics) in " ".join(readme.read_text("utf-8").split())
+    assert findings.on_real_hearts(metrics) in " ".join(readme.read_text("utf-8").split())
     rival = "baseline == 'ResNet'"
     pairs = metrics["trained_comparisons"].query(rival).set_index("task")
     up = pd.Series({name: 1 if TASKS[name].higher_is_better else -1 for name in pairs.index})
@@ -353,7 +364,7 @@ def test_the_row_with_a_trained_backbone_is_compared_with_all_others(cohort, sma
     assert len(list((tmp_path / path.stem).glob("ecg-moe-with-ecg-fm-trained-seed*.json"))) == 2
     others = set(content["metrics"]["trained_comparisons"]["baseline"])
     assert others == set(content["metrics"]["scores"]["model"]) - {configurations.TRAINED}
-    told = reference.on_real_hearts(content["metrics"])
+    told = findings.on_real_hearts(content["metrics"])
     assert "trained with it: " in told and told.count("Clearly better than the ResNet: ") == 2 and "(2 seeds)" in told
 
 
@@ -368,9 +379,9 @@ def test_rivals_of_table_3_are_spoken_of_together():
         one.loc["sex", "better"] = "model" if i else "neither"
         one.loc["rhythm", "better"] = "neither" if i else "baseline"
         pairs.append(one.reset_index())
-    told = reference.on_real_hearts(metrics | {"comparisons": pd.concat(pairs)})
+    told = findings.on_real_hearts(metrics | {"comparisons": pd.concat(pairs)})
     assert "all 4 rivals of Table 3 (3 seeds each): age; clearly worse than any of them: arrhythmia." in told
-    assert "Table 3" not in reference.on_real_hearts(metrics | {"comparisons": pairs[0]})
+    assert "Table 3" not in findings.on_real_hearts(metrics | {"comparisons": pairs[0]})
 
 
 def test_the_recipe_is_that_of_the_data():
@@ -390,25 +401,25 @@ def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
     runs = reference.runs().set_index("Run")["State"]
     assert runs["MIMIC-IV-ECG, published backbones"].startswith("not run: needs")
     assert all(f"reference_{name}" in reference.RUNS for name in ("simulated", "ptbxl", "mimicivecg"))
-    assert "Not run yet" in reference.shown("reference_mimicivecg", ROWS, "tab-x", "Rows.").data
+    assert "Not run yet" in findings.shown("reference_mimicivecg", ROWS, "tab-x", "Rows.").data
     assert reference.column(run="reference_of_nothing") == {reference.REAL_TITLE: None}
     monkeypatch.setattr(results, "reference", lambda name: results.load(path.stem, path.parent))
-    page = reference.shown("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-x", "Rows.").data
+    page = findings.shown("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-x", "Rows.").data
     assert "| ECG-MoE |" in page and "without backbones" not in page and ":name: tab-x" in page
     (scores,) = reference.column({"ECG-MoE": "ours"}).values()
     assert "ours" in set(scores["model"]) and set(scores["metric"]) == {task.metric for task in cohort_tasks(content)}
-    text = reference.against(content["metrics"]["comparisons"])
+    text = findings.against(content["metrics"]["comparisons"])
     assert list(text["row"])[0] == "without backbones" and text.shape[1] == 5
     same = content["metrics"]["comparisons"].assign(difference=0.4, low=0.1, high=0.9)
-    told = reference.against(same)[evaluation.task_label(TASKS["rr"])]
+    told = findings.against(same)[evaluation.task_label(TASKS["rr"])]
     assert set(told) <= {"level", "–"} and "level" in set(told), "less than a millisecond is none"
 
 
 def test_a_caption_says_when_a_run_is_older_than_the_model(made, monkeypatch):
     metrics = made[0]["metrics"]
-    assert reference.since(metrics) == "" and not reference.is_older(metrics)
+    assert findings.since(metrics) == "" and not reference.is_older(metrics)
     monkeypatch.setattr(configurations, "code", lambda: "another")
-    assert "have changed since" in reference.since(metrics) and reference.is_older(metrics)
+    assert "have changed since" in findings.since(metrics) and reference.is_older(metrics)
 
 
 def cohort_tasks(content):

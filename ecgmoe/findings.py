@@ -1,0 +1,236 @@
+"""What a reference run found, for pages and the terminal: its tables, and sentences with its figures.
+
+:mod:`ecgmoe.reference` makes and loads the runs.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from ecgmoe import ablation, configurations, evaluation, reference, results, tasks
+
+
+def since(metrics: Mapping[str, Any]) -> str:
+    """The end of a caption: nothing, or that the model has changed since the reference run was made."""
+    if not reference.is_older(metrics):
+        return ""
+    return (
+        " The model and the training of its rivals have changed since this run was made, so it is not comparable with "
+        "tables of today's code row by row."
+    )
+
+
+def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """A line a row of the table: what it changes, its size and cost, and its headline metrics with intervals.
+
+    Returns
+    -------
+    DataFrame
+        Text columns for :func:`ecgmoe.results.table`, ECG-MoE first and floors last.
+    """
+    costs = metrics["sizes"].set_index("row")
+    lines = []
+    for name in dict.fromkeys(metrics["scores"]["model"]):
+        line: dict[str, Any] = {"row": name}
+        if name in costs.index:
+            cost = costs.loc[name]
+            line |= {
+                "trained": f"{cost['trained']:,}",
+                "total": f"{cost['total']:,}",
+                "epochs": f"{cost['epochs']:.0f}",
+                "s": f"{cost['seconds']:.0f}",
+                "seeds": f"{cost['seeds']}",
+            }
+        lines.append(line | ablation.score_cells(metrics["scores"], name))
+    return pd.DataFrame(lines).fillna("–")
+
+
+def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
+    """Table of some rows and floors of a reference run for a page, or the sentence that it was not made.
+
+    Parameters
+    ----------
+    name : str
+        A key of :data:`ecgmoe.reference.RUNS`.
+    wanted : iterable of str
+        Rows and floors, those that the run has.
+    label : str
+        Of the table.
+    about : str
+        Begins its caption.
+    """
+    from IPython.display import Markdown
+
+    of, needs, options = reference.RUNS[name]
+    found = reference.load(name)
+    if found is None:
+        said = reference.command({**options, "folder": "data/reference"})
+        return Markdown(f"**Not run yet**: the reference run on {of} needs {needs}; `{said}` makes it.")
+    rows, records = summary(found["metrics"]), found["metrics"]["records"]
+    rows = rows[rows["row"].isin([*wanted])]
+    learnt = records["train"] + (records["validation"] if found["metrics"].get("refit") else 0)
+    how = " (folds 1-8, for the number of epochs that fold 8 chose)" if found["metrics"].get("refit") else ""
+    caption = (
+        f"{about} Reference run on {of}: trained on {learnt:,} recordings{how}, tested on {records['test']:,}. "
+        "Parameters that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline "
+        f"metrics: mean ± standard deviation over seeds and 95 % interval over patients. Floors come last."
+        f"{since(found['metrics'])}"
+    )
+    return results.table(rows, caption, label)
+
+
+def against(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """ECG-MoE minus each row, task by task, as text with its interval, and a mark where it is clear.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        From :func:`ecgmoe.ablation.compare`.
+    """
+    pairs = ablation.levelled(comparisons)
+    marks = pairs["better"].map({"model": " ▲", "baseline": " ▼", "neither": ""})
+    cells = [
+        "level" if row["low"] == row["high"] == 0 else evaluation.difference_text(row, sign="+")
+        for row in pairs.to_dict("records")
+    ]
+    wide = pairs.assign(cell=pd.Series(cells, index=pairs.index) + marks)
+    wide = wide.pivot(index="baseline", columns="task", values="cell").loc[list(dict.fromkeys(pairs["baseline"]))]
+    names = [name for name in tasks.TASKS if name in wide]
+    titles = [evaluation.task_label(tasks.TASKS[name]) for name in names]
+    return wide[names].set_axis(titles, axis=1).fillna("–").rename_axis("row").reset_index()
+
+
+def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
+    """What the run on real recordings found of ECG-MoE and its rivals, in words, with figures of the run."""
+    scores, seeds = metrics["scores"], metrics["sizes"].set_index("row")["seeds"]
+    full, trained, told = configurations.FULL, configurations.TRAINED, f"{rival} + characteristics"
+
+    def figures(model: str) -> str:
+        own = scores[scores["model"] == model].set_index(["task", "metric"])["value"]
+
+        def figure(task: str, metric: str) -> str:
+            return f"{own[task, metric]:.{evaluation.places(task)}f}"
+
+        return (
+            f"{figure('rr', 'mae')} ms, {figure('age', 'mae')} years, macro-F1 {figure('sex', 'macro_f1')} for sex, "
+            f"accuracy {figure('rhythm', 'accuracy')} (macro-F1 {figure('rhythm', 'macro_f1')}) for rhythm"
+        )
+
+    def answers(among: "pd.Series[bool]") -> str:
+        return evaluation.words(evaluation.spoken(tasks.TASKS[str(name)]) for name in among.index[among])
+
+    rivals = {rival: f"the {rival}"}
+    if told in seeds:
+        rivals[told] = f"a {rival} that is told the signal characteristics ({_of_seeds(seeds[told])})"
+
+    def verdict(comparisons: pd.DataFrame) -> str:
+        pairs, said = ablation.levelled(comparisons), []
+        for name, whom in rivals.items():
+            better = pairs[pairs["baseline"] == name].set_index("task")["better"]
+            worse = answers(better == "baseline")
+            said.append(f"Clearly better than {whom}: {answers(better == 'model')}; clearly worse: {worse}.")
+        return " ".join(said)
+
+    def against_table_3() -> str:
+        pairs = ablation.levelled(metrics["comparisons"])
+        pairs = pairs[pairs["baseline"].isin(configurations.groups()["Table 3"])]
+        if pairs.empty:
+            return ""
+        better, task, names = pairs["better"], pairs["task"], pairs["baseline"].unique()
+        least, most = seeds[names].min(), seeds[names].max()
+        trained_with = f"{_of_seeds(most)} each" if least == most else f"{least} to {most} seeds"
+        return (
+            f" Clearly better than all {len(names)} rivals of Table 3 ({trained_with}): "
+            f"{answers((better == 'model').groupby(task, sort=False).all())}; clearly worse than any of them: "
+            f"{answers((better == 'baseline').groupby(task, sort=False).any())}."
+        )
+
+    said = (
+        f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings) a plain {rival} reaches "
+        f"{figures(rival)} ({_of_seeds(seeds[rival])}); {full} over frozen backbones {figures(full)} "
+        f"({_of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}{against_table_3()}"
+    )
+    if trained in seeds:
+        said += (
+            f" With ECG-FM, one of its backbones, trained with it: {figures(trained)} ({_of_seeds(seeds[trained])}). "
+            f"{verdict(metrics['trained_comparisons'])}"
+        )
+    return said
+
+
+def _of_seeds(n: int) -> str:
+    """Number of seeds in words for a sentence."""
+    return "one seed" if n == 1 else f"{n} seeds"
+
+
+def in_figures(comparisons: pd.DataFrame) -> dict[str, str | int]:
+    """What the comparisons say of ECG-MoE, as numbers and lists of names for sentences; tiny differences are level.
+
+    Parameters
+    ----------
+    comparisons : DataFrame
+        From :func:`ecgmoe.ablation.compare`.
+
+    Returns
+    -------
+    dict
+        ``compared, ahead, behind, open``: comparisons, and how many of them are clear (p < 0.05, adjusted for all) or
+        not; ``level``: rows that are not clearly apart on any task; ``better_rows``: rows that are clearly better on
+        some, with these; ``backbones_ahead``: rows of one backbone whose mean is better on some, with these; then of
+        each of ``single`` (frozen backbones alone), ``told`` (the same with the characteristics), ``tuned`` (backbones
+        that are trained) and ``floor``: how many there are (``_n``), against how many ECG-MoE is better by the mean or
+        level on all tasks that they answer (``_all``), the least number of tasks on which the interval leaves out 0 in
+        its favour (``_least``), and on which one that is (``_hardest``).
+    """
+    comparisons = ablation.levelled(comparisons)
+    counted = ablation.counts(comparisons).set_index("row")
+    apart = counted["holm_better"] + counted["holm_worse"]
+    titles = {name: task.title for name, task in tasks.TASKS.items()}
+    ours = counted.index[~counted.index.isin(evaluation.FLOORS)]
+    up = comparisons["task"].map({name: 1 if task.higher_is_better else -1 for name, task in tasks.TASKS.items()})
+
+    def where(rows: Iterable[str], holds: pd.Series) -> str:
+        """Rows for which something holds, each with the tasks on which it does."""
+        on = {row: comparisons["task"][holds & (comparisons["baseline"] == row)].astype(str) for row in rows}
+        said = [f"{row} ({evaluation.words(part.map(titles))})" for row, part in on.items() if len(part)]
+        return "; ".join(said) or "none"
+
+    by_group = configurations.groups()
+    alone, tuned = by_group["single backbones"], by_group["tuned backbones"]
+    found: dict[str, str | int] = {
+        "compared": len(comparisons),
+        "ahead": int(counted["holm_better"].sum()),
+        "behind": int(counted["holm_worse"].sum()),
+        "open": len(comparisons) - int(apart.sum()),
+        "level": evaluation.words(row for row in ours if apart[row] == 0),
+        "better_rows": where(ours, comparisons["better"] == "baseline"),
+        "backbones_ahead": where([*alone, *tuned], up * comparisons["difference"] < 0),
+    }
+    kinds = {
+        "single": [row for row in alone if row.endswith(": head")],
+        "told": [row for row in alone if not row.endswith(": head")],
+        "tuned": tuned,
+        "floor": list(evaluation.FLOORS),
+    }
+    for kind, rows in kinds.items():
+        part = counted[counted.index.isin(rows)]
+        found[f"{kind}_n"] = len(part)
+        found[f"{kind}_all"] = int((part["worse"] == 0).sum())
+        found[f"{kind}_least"] = int(part["clearly_better"].min()) if len(part) else 0
+        found[f"{kind}_hardest"] = str(part["clearly_better"].idxmin()) if len(part) else "none"
+    return found
+
+
+def describe(content: Mapping[str, Any]) -> Iterator[str]:
+    """Lines for the terminal: every row with its cost and scores, and on how many tasks ECG-MoE beats it."""
+    metrics = content["metrics"]
+    yield f"{metrics['records']}, {content['provenance']['device']}"
+    yield from summary(metrics).to_string(index=False).splitlines()
+    yield ""
+    yield from ablation.counts(metrics["comparisons"]).to_string(index=False).splitlines()
+    if "causes" in metrics:
+        yield ""
+        yield from metrics["causes"].to_string(index=False).splitlines()
+    yield ""
+    yield from (f"{key}: {value}" for key, value in in_figures(metrics["comparisons"]).items())
