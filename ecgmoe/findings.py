@@ -22,28 +22,35 @@ def since(metrics: Mapping[str, Any]) -> str:
 
 
 def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """A line a row of the table: what it changes, its size and cost, and its headline metrics with intervals.
+    """A line a row of the table and floor: number of seeds, parameters that were trained, and headline metrics.
 
     Returns
     -------
     DataFrame
         Text columns for :func:`ecgmoe.results.table`, ECG-MoE first and floors last.
     """
-    costs = metrics["sizes"].set_index("row")
+    sizes = metrics["sizes"].set_index("row")
     lines = []
     for name in dict.fromkeys(metrics["scores"]["model"]):
-        line: dict[str, Any] = {"row": name}
-        if name in costs.index:
-            cost = costs.loc[name]
-            line |= {
-                "trained": f"{cost['trained']:,}",
-                "total": f"{cost['total']:,}",
-                "epochs": f"{cost['epochs']:.0f}",
-                "s": f"{cost['seconds']:.0f}",
-                "seeds": f"{cost['seeds']}",
-            }
+        line = {"row": name}
+        if name in sizes.index:
+            line |= {"seeds": f"{sizes['seeds'][name]}", "trained": f"{sizes['trained'][name]:,}"}
         lines.append(line | ablation.score_cells(metrics["scores"], name))
     return pd.DataFrame(lines).fillna("–")
+
+
+def costs(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """A line a row of the table: its parameters, and epochs and processor seconds of a seed."""
+    sizes = metrics["sizes"]
+    return pd.DataFrame(
+        {
+            "row": sizes["row"],
+            "parameters trained": [f"{n:,}" for n in sizes["trained"]],
+            "in all": [f"{n:,}" for n in sizes["total"]],
+            "epochs": sizes["epochs"].round().astype(int),
+            "seconds": sizes["seconds"].round().astype(int),
+        }
+    )
 
 
 def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
@@ -60,24 +67,42 @@ def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
     about : str
         Begins its caption.
     """
+    found = reference.load(name)
+    if found is None:
+        return _not_run(name)
+    rows, records, refit = summary(found["metrics"]), found["metrics"]["records"], found["metrics"].get("refit")
+    learnt = records["train"] + (records["validation"] if refit else 0)
+    how = " (folds 1-8, for the number of epochs that fold 8 chose)" if refit else ""
+    caption = (
+        f"{about} Reference run on {reference.RUNS[name][0]}: trained on {learnt:,} recordings{how}, tested on "
+        f"{records['test']:,}. Number of seeds, parameters that were trained, headline metrics: mean ± standard "
+        "deviation over seeds and 95 % interval over patients; the spread over seeds is not in the interval. Floors "
+        f"come last.{since(found['metrics'])}"
+    )
+    return results.table(rows[rows["row"].isin([*wanted])], caption, label)
+
+
+def shown_costs(name: str, wanted: Iterable[str], label: str) -> Any:
+    """Table of what rows of a reference run took, as :func:`shown`."""
+    found = reference.load(name)
+    if found is None:
+        return _not_run(name)
+    rows = costs(found["metrics"])
+    caption = (
+        f"What the rows took. Reference run on {reference.RUNS[name][0]}: parameters that were trained and in all, and "
+        "epochs and processor seconds of a seed, without the features of frozen backbones, which are computed before. "
+        "Of a row that goes on from another: its own epochs, the seconds of both; of one with a model a task: sums "
+        f"over the models.{since(found['metrics'])}"
+    )
+    return results.table(rows[rows["row"].isin([*wanted])], caption, label)
+
+
+def _not_run(name: str) -> Any:
     from IPython.display import Markdown
 
     of, needs, options = reference.RUNS[name]
-    found = reference.load(name)
-    if found is None:
-        said = reference.command({**options, "folder": "data/reference"})
-        return Markdown(f"**Not run yet**: the reference run on {of} needs {needs}; `{said}` makes it.")
-    rows, records = summary(found["metrics"]), found["metrics"]["records"]
-    rows = rows[rows["row"].isin([*wanted])]
-    learnt = records["train"] + (records["validation"] if found["metrics"].get("refit") else 0)
-    how = " (folds 1-8, for the number of epochs that fold 8 chose)" if found["metrics"].get("refit") else ""
-    caption = (
-        f"{about} Reference run on {of}: trained on {learnt:,} recordings{how}, tested on {records['test']:,}. "
-        "Parameters that were trained and in all, epochs and processor seconds of a seed, number of seeds, headline "
-        f"metrics: mean ± standard deviation over seeds and 95 % interval over patients. Floors come last."
-        f"{since(found['metrics'])}"
-    )
-    return results.table(rows, caption, label)
+    said = reference.command({**options, "folder": "data/reference"})
+    return Markdown(f"**Not run yet**: the reference run on {of} needs {needs}; `{said}` makes it.")
 
 
 def against(comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -227,6 +252,8 @@ def describe(content: Mapping[str, Any]) -> Iterator[str]:
     metrics = content["metrics"]
     yield f"{metrics['records']}, {content['provenance']['device']}"
     yield from summary(metrics).to_string(index=False).splitlines()
+    yield ""
+    yield from costs(metrics).to_string(index=False).splitlines()
     yield ""
     yield from ablation.counts(metrics["comparisons"]).to_string(index=False).splitlines()
     if "causes" in metrics:

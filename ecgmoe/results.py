@@ -34,8 +34,8 @@ PACKAGES = (
     "wfdb",
 )
 
-#: A number with its spread or interval; such a cell is not broken over lines.
-_FIGURE = re.compile(r"[-−+]?[\d.,]+ (± [\d.,]+|\[.*\])")
+#: A number with its spread, its interval, or both, and a mark; such a cell is broken before the interval alone.
+_FIGURE = re.compile(r"[-−+]?[\d.,]+( ± [\d.,]+)?( \[.*\])?( [▲▼])?")
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -265,7 +265,9 @@ def _text(value: Any, places: int) -> str:
         return "yes" if value else "no"
     if isinstance(value, str):
         text = " ".join(value.replace("|", "\\|").split())
-        return text.replace(" ", "\N{NO-BREAK SPACE}") if _FIGURE.fullmatch(text) else text
+        if _FIGURE.fullmatch(text):
+            text = text.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}[", " [")
+        return text
     if not math.isfinite(value):
         return "∞" if value > 0 else "−∞"
     return f"{value:,.{places}f}".replace("-", "−")

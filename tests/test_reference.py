@@ -152,6 +152,9 @@ def test_every_row_and_floor_is_a_line_of_the_summary(made):
     assert list(table.index)[:3] == ROWS and evaluation.ZERO in table.index
     assert table.loc["ECG-MoE", "seeds"] == "2"
     assert table.loc[evaluation.ZERO, "trained"] == "–"
+    took = findings.costs(metrics).set_index("row")
+    assert list(took.index) == ROWS and (took["epochs"] >= 1).all()
+    assert list(took["parameters trained"]) == list(table.loc[ROWS, "trained"])
     age = next(column for column in table if column.startswith("Age"))
     assert "±" in table.loc["ECG-MoE", age] and "±" not in table.loc[evaluation.MEAN, age]
     said = "\n".join(findings.describe(made[0]))
@@ -402,10 +405,13 @@ def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
     assert runs["MIMIC-IV-ECG, published backbones"].startswith("not run: needs")
     assert all(f"reference_{name}" in reference.RUNS for name in ("simulated", "ptbxl", "mimicivecg"))
     assert "Not run yet" in findings.shown("reference_mimicivecg", ROWS, "tab-x", "Rows.").data
+    assert "Not run yet" in findings.shown_costs("reference_mimicivecg", ROWS, "tab-y").data
     assert reference.column(run="reference_of_nothing") == {reference.REAL_TITLE: None}
     monkeypatch.setattr(results, "reference", lambda name: results.load(path.stem, path.parent))
     page = findings.shown("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-x", "Rows.").data
     assert "| ECG-MoE |" in page and "without backbones" not in page and ":name: tab-x" in page
+    page = findings.shown_costs("reference_ptbxl", ["ECG-MoE", evaluation.ZERO], "tab-y").data
+    assert "| ECG-MoE |" in page and "without backbones" not in page and ":name: tab-y" in page
     (scores,) = reference.column({"ECG-MoE": "ours"}).values()
     assert "ours" in set(scores["model"]) and set(scores["metric"]) == {task.metric for task in cohort_tasks(content)}
     text = findings.against(content["metrics"]["comparisons"])

@@ -118,6 +118,18 @@ def test_table():
     ]
 
 
+def test_a_cell_breaks_before_its_interval_alone():
+    cells = ["7.41 ± 0.05 [7.1, 7.7]", "−0.15 [−0.31, 0.01] ▲", "2.2 ± 0.1", "no figure [at all]"]
+    text = results.table(pd.DataFrame({"x": cells}), "c", "n").data
+    shown = [line.strip("| ") for line in text.splitlines()[5:-1]]
+    assert [cell.split(" ") for cell in shown] == [
+        ["7.41\xa0±\xa00.05", "[7.1,\xa07.7]"],
+        ["−0.15", "[−0.31,\xa00.01]\xa0▲"],
+        ["2.2\xa0±\xa00.1"],
+        ["no", "figure", "[at", "all]"],
+    ]
+
+
 def test_table_shows_a_named_index_only():
     frame = pd.DataFrame({"x": [1.0, 2.0]}, index=pd.Index(["p", "q"], name="row"))
     assert "| row | x |" in results.table(frame, "c", "n").data
