@@ -22,6 +22,20 @@ def app() -> None:
     """ECG-MoE, reproduced: prepare recordings, measure, run the chapters of the book."""
 
 
+def _device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a device that torch does not know or does not see."""
+    if value == "cpu":
+        return value
+    if not re.fullmatch(r"cuda(:\d+)?", value):
+        raise click.BadParameter(f"{value} is none of cpu, cuda and cuda:N")
+    import torch
+
+    seen = torch.cuda.device_count()
+    if int(value.partition(":")[2] or 0) >= seen:
+        raise click.BadParameter(f"{value}: this torch ({torch.__version__}) sees {seen} CUDA devices")
+    return value
+
+
 @app.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--patients", default=1000, help="Number of patients.")
@@ -69,7 +83,7 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the recordings, instead of the recipe's.")
 @click.option("--seed", default=0, help="Random seed.")
-@click.option("--device", default="cpu", help="Where to train, such as cuda.")
+@click.option("--device", default="cpu", callback=_device, help="Where to train: cpu, cuda or cuda:1.")
 @click.option("--bfloat16", is_flag=True, help="Compute matrix products in bfloat16.")
 def pretrain(
     data_root: str,
@@ -509,7 +523,7 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
 @click.option(
     "--seeds", default=3, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
 )
-@click.option("--device", default="cpu", help="Where to compute, such as cuda.")
+@click.option("--device", default="cpu", callback=_device, help="Where to compute: cpu, cuda or cuda:1.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
 def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: str, json_file: Path | None) -> None:
     """Compare one pass for all tasks with one model a task, time and memory, and tell how its cost grows."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from synthetic import ecg
 
@@ -191,3 +192,13 @@ def test_a_figure_of_every_window_is_drawn(model: Path, records: Path, tmp_path:
     done = invoke("predict", records / "b", "--model", model, "--figures", tmp_path / "figures")
     assert done.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["b_0s.png", "b_10s.png"]
+
+
+@pytest.mark.parametrize(
+    ("device", "why"), [("tpu", "none of cpu, cuda and cuda:N"), ("cuda:1", "sees 1 CUDA devices")]
+)
+def test_a_device_that_is_not_there_is_refused(device: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for words in (("bench", "inference"), ("pretrain", "simulated")):
+        done = invoke(*words, "--device", device)
+        assert done.exit_code == 2 and why in done.output
