@@ -22,7 +22,7 @@ def since(metrics: Mapping[str, Any]) -> str:
 
 
 def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """A line a row of the table and floor: number of seeds, parameters that were trained, and headline metrics.
+    """A line a row of the table and floor: number of seeds, and headline metrics with intervals.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def summary(metrics: Mapping[str, Any]) -> pd.DataFrame:
     for name in dict.fromkeys(metrics["scores"]["model"]):
         line = {"row": name}
         if name in sizes.index:
-            line |= {"seeds": f"{sizes['seeds'][name]}", "trained": f"{sizes['trained'][name]:,}"}
+            line["seeds"] = f"{sizes['seeds'][name]}"
         lines.append(line | ablation.score_cells(metrics["scores"], name))
     return pd.DataFrame(lines).fillna("–")
 
@@ -75,9 +75,9 @@ def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
     how = " (folds 1-8, for the number of epochs that fold 8 chose)" if refit else ""
     caption = (
         f"{about} Reference run on {reference.RUNS[name][0]}: trained on {learnt:,} recordings{how}, tested on "
-        f"{records['test']:,}. Number of seeds, parameters that were trained, headline metrics: mean ± standard "
-        "deviation over seeds and 95 % interval over patients; the spread over seeds is not in the interval. Floors "
-        f"come last.{since(found['metrics'])}"
+        f"{records['test']:,}. Number of seeds, and headline metrics: mean ± standard deviation over seeds and "
+        "95 % interval over patients; the spread over seeds is not in the interval. Floors come last."
+        f"{since(found['metrics'])}"
     )
     return results.table(rows[rows["row"].isin([*wanted])], caption, label)
 

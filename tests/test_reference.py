@@ -151,10 +151,10 @@ def test_every_row_and_floor_is_a_line_of_the_summary(made):
     table = findings.summary(metrics).set_index("row")
     assert list(table.index)[:3] == ROWS and evaluation.ZERO in table.index
     assert table.loc["ECG-MoE", "seeds"] == "2"
-    assert table.loc[evaluation.ZERO, "trained"] == "–"
+    assert table.loc[evaluation.ZERO, "seeds"] == "–"
     took = findings.costs(metrics).set_index("row")
     assert list(took.index) == ROWS and (took["epochs"] >= 1).all()
-    assert list(took["parameters trained"]) == list(table.loc[ROWS, "trained"])
+    assert list(took["parameters trained"]) == [f"{n:,}" for n in metrics["sizes"]["trained"]]
     age = next(column for column in table if column.startswith("Age"))
     assert "±" in table.loc["ECG-MoE", age] and "±" not in table.loc[evaluation.MEAN, age]
     said = "\n".join(findings.describe(made[0]))
