@@ -22,6 +22,8 @@ from ecgmoe.training import FitConfig, Fitted
 FULL = "ECG-MoE"
 #: The same with one of its backbones trained with it: what does best on real recordings.
 TRAINED = "ECG-MoE with ECG-FM trained"
+#: That backbone trained in the same way and told as much, without the mixture around it.
+ALONE = "ECG-FM trained alone + characteristics"
 
 #: Modules that decide, with all that they use, on what a training comes to.
 _DECIDING = tuple(module.__name__ for module in (enecg, resnet, tasks, training))
@@ -45,7 +47,7 @@ class Row:
     costly: bool = False  # many minutes instead of one, such as where backbones are trained: on demand
     once: bool = False  # a side question, or costly: with one seed
     phase: bool = False  # beats of one phase instead of one duration: every RR interval is stretched to one length
-    after: str = ""  # the row, with frozen backbones, whose trained model this one goes on from
+    after: "str | Row" = ""  # the row, with frozen backbones, whose trained model this one goes on from
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -188,6 +190,9 @@ def _table() -> tuple[Row, ...]:
                 shape = {"periodic": "none", "characteristics": seen, "lora": lora, **HEAD_SHAPE}
                 row = replace(row, backbones=(name,), shape=shape, fit=TUNING_FIT[lora], after=after)
                 rows.append(replace(row, effort=TUNING_EFFORT, costly=True))
+    about = f"one backbone and a head, trained as in “{TRAINED}”: all weights, from the first step on"
+    alone = Row(ALONE, "tuned backbones", about, backbones=("ecg-fm",), fit=TRAINED_FIT, effort=TRAINED_EFFORT)
+    rows.append(replace(alone, shape={"periodic": "none", "lora": "full", **HEAD_SHAPE}, costly=True))
     rows += [
         Row("EnECG published", "EnECG", "the sister model with its faults, one model a task", "EnECG published"),
         Row("EnECG mended", "EnECG", "the sister model without them", "EnECG mended"),
@@ -221,7 +226,7 @@ def _table() -> tuple[Row, ...]:
     ]
     side = ("tasks", "inputs", "backbones", "objective", "fusion", "routing")
     with_both = [row.name for row in rows if row.group == "single backbones" and row.name.endswith("characteristics")]
-    several = (FULL, TRAINED)
+    several = (FULL, TRAINED, ALONE)
     return tuple(
         replace(row, once=row.name not in several and (row.costly or row.group in side or row.name in with_both))
         for row in rows
@@ -238,8 +243,8 @@ def _others(name: str) -> tuple[str, ...]:
 TABLE = _table()
 
 
-def _row(name: str) -> Row:
-    return next(row for row in TABLE if row.name == name)
+def _row(name: str | Row) -> Row:
+    return name if isinstance(name, Row) else next(row for row in TABLE if row.name == name)
 
 
 def select(names: Iterable[str] = (), costly: bool = False) -> list[Row]:

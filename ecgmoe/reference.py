@@ -68,10 +68,15 @@ def recipe(data: str) -> FitConfig:
 
 def rows_of(data: str, names: Iterable[str] = (), costly: bool = False) -> list[configurations.Row]:
     """Rows of :func:`ecgmoe.configurations.select` as they are trained on a data set."""
-    rows = configurations.select(names, costly)
+    rows, by_name = configurations.select(names, costly), {row.name: row for row in configurations.TABLE}
     if data == "simulated":
         return rows
-    return [replace(row, fit={**row.fit, **REAL_FIT.get(row.name, {})}) for row in rows]
+
+    def real(row: configurations.Row) -> configurations.Row:
+        after = real(by_name[row.after]) if isinstance(row.after, str) and row.after else row.after
+        return replace(row, fit={**row.fit, **REAL_FIT.get(row.name, {})}, after=after)
+
+    return [real(row) for row in rows]
 
 
 def cohort_of(data: str = "simulated", patients: int = PATIENTS, preset: str = "compact") -> Cohort:

@@ -397,6 +397,9 @@ def test_the_recipe_is_that_of_the_data():
     for row in table:
         assert ours[row.name].fit == {**row.fit, **reference.REAL_FIT.get(row.name, {})}
     assert ours["Time MoE"].fit != configurations.RIVAL_FIT
+    tuned = [row for row in table if row.after]
+    assert tuned and all(ours[row.name].settings["after"] == ours[row.after].settings for row in tuned)
+    assert ours["ECG-FM: full"].settings["after"] != configurations.select(["ECG-FM: head"])[1].settings
 
 
 def test_pages_say_what_was_not_run_and_show_what_was(made, monkeypatch):
