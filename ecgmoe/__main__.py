@@ -598,6 +598,33 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     sys.exit(counts["outside their interval"] + counts["missing"] > 0)
 
 
+@app.command()
+@click.argument(
+    "folders",
+    metavar="FOLDER...",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
+)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> None:
+    """Score a trained model on recordings of other hospitals, each FOLDER of WFDB records a source of its own.
+
+    Age, sex and rhythm are read from comments of the headers, as LUDB and the PhysioNet/CinC Challenge 2021 have them.
+    Each recording is answered once, from its first ten seconds; those of PTB-XL are left out.
+    """
+    from ecgmoe import elsewhere as _elsewhere
+    from ecgmoe import prediction
+
+    with _input_errors():
+        card = prediction.load(model).card
+        metrics = _elsewhere.measure(folders, model, json_file)
+    click.echo("\n".join(_elsewhere.describe(metrics, card)))
+
+
 @contextmanager
 def _input_errors() -> Iterator[None]:
     """Show what is wrong with the input in one line, and leave with exit code 1."""
