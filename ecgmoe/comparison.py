@@ -20,7 +20,7 @@ TIMING = re.compile(
 #: Columns that say which row of a table it is: those of text (``Backbone`` as well as ``backbone``), and those of
 #: numbers that are settings and no results.
 KEYS = (
-    *("model", "row", "way", "run", "backbone", "detector", "baseline", "other", "set", "part", "leads"),
+    *("model", "row", "way", "run", "backbone", "detector", "baseline", "other", "set", "source", "part", "leads"),
     *("by", "kind", "group", "phase", "label", "class", "rhythm", "task", "metric", "measure", "axis", "setting"),
 )
 SETTINGS = (
