@@ -335,7 +335,7 @@ _LINES = (
 )
 
 
-def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any]) -> pd.DataFrame:
+def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any], at_least: int = 1) -> pd.DataFrame:
     """Put what :func:`measure` found beside the card of the model, as text for :func:`ecgmoe.results.table`.
 
     Parameters
@@ -344,6 +344,8 @@ def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any]) -> pd.Data
         From :func:`measure` or :func:`load`.
     card : mapping
         Of the model; empty for one without.
+    at_least : int
+        Recordings that a source must have to be shown.
 
     Returns
     -------
@@ -353,10 +355,11 @@ def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any]) -> pd.Data
     """
     if metrics is None:
         return pd.DataFrame({"Measure": [UNKNOWN]})
+    counts = pd.DataFrame(metrics["sources"]).set_index("source")["recordings"].to_dict()
     cells: dict[str, dict[tuple[str, str], Mapping[Any, Any]]] = {}
     for row in pd.DataFrame(metrics["scores"]).to_dict("records"):
-        cells.setdefault(row["source"], {})[row["task"], row["metric"]] = row
-    counts = pd.DataFrame(metrics["sources"]).set_index("source")["recordings"].to_dict()
+        if counts[row["source"]] >= at_least:
+            cells.setdefault(row["source"], {})[row["task"], row["metric"]] = row
     if card:
         inside = [
             {**row, "metric": "inside", "value": row["share"]}

@@ -131,6 +131,7 @@ def test_the_book_reads_figures_of_this_model_only(monkeypatch):
     accuracy = next(row for row in card["test"]["scores"] if row["metric"] == "accuracy" and row["task"] == "sex")
     assert shown.loc["Sex: accuracy", "PTB-XL, fold 9"].startswith(f"{accuracy['value']:.2f} [")
     assert shown.loc["Share called female", "PTB-XL, fold 9"] == "–"
+    assert elsewhere.table(found, card, at_least=41).columns.tolist() == ["Measure", "PTB-XL, fold 9"]
     assert elsewhere.load({"files": {"model.safetensors": "another"}}) is None
 
     def absent(_):
