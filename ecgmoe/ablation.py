@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import cache, configurations, evaluation, results, tasks, training
+from ecgmoe import beats, cache, configurations, evaluation, features, results, rpeaks, tasks, training
 from ecgmoe.configurations import FULL, Row
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 def run(
     cohort: Cohort,
-    inputs: Inputs,
+    inputs: Inputs | None,
     rows: Sequence[Row] = (),
     seeds: Sequence[int] = (0,),
     config: FitConfig = FitConfig(),
@@ -60,8 +60,8 @@ def run(
     Parameters
     ----------
     cohort : Cohort
-    inputs : Inputs
-        Of the same cohort and preset, with the features of all backbones that the rows use.
+    inputs : Inputs or None
+        Of the same cohort and preset, with the features of all backbones that the rows use; None with ``only_kept``.
     rows : sequence of Row
         Of :func:`ecgmoe.configurations.select`; by default all that leave the backbones frozen.
     seeds : sequence of int
@@ -82,7 +82,8 @@ def run(
     Returns
     -------
     dict of str to list of Run
-        By name of the row, a run a seed. From a file, predictions are NaN outside the test part.
+        By name of the row, a run a seed. With ``folder``, predictions are as its files keep them: rounded, and NaN
+        outside the test part.
 
     Raises
     ------
@@ -92,7 +93,9 @@ def run(
     rows = rows or configurations.select()
     base: dict[str, Any] = {
         "data": cohort.digest,
-        "inputs": _inputs_digest(inputs),
+        "split": cache.digest(cohort.split.tolist()),
+        "inputs": None if inputs is None else _inputs_digest(inputs),
+        "input code": cache.source_digest(beats.__file__, features.__file__, rpeaks.__file__),
         "config": {key: value for key, value in asdict(config).items() if key != "seed"},
         "code": configurations.code(),
         "preset": preset,
@@ -100,6 +103,7 @@ def run(
     }
 
     def trained(row: Row, seed: int, epochs_of: Callable[[Row], Sequence[int]] | None) -> Run:
+        assert inputs is not None, "only what is kept does without inputs"
         train = partial(_trained, row, cohort, inputs, replace(config, seed=seed), preset, epochs_of)
         done = cache.cached("ablation", _key(base, row, seed, epochs_of is not None), train)
         n_trained, n_total, n_epochs = (int(value) for value in done.pop("sizes"))
@@ -122,9 +126,10 @@ def run(
             i = next(free, waiting[0])
             row, seed = todo[i]
             bar.set_postfix_str(f"{row.name}, seed {seed}")
-            found[i] = trained(row, seed, epochs_of if refit else None)
+            done = trained(row, seed, epochs_of if refit else None)
             if folder is not None:
-                _keep(folder, row, seed, asked, cohort, found[i])
+                _keep(folder, row, seed, asked, cohort, done)
+            found[i] = _kept(folder, row, seed, asked, cohort) or done  # the same to the last digit as when read again
             bar.update()
     by_row = {row.name: [found[i] for i, (other, _) in enumerate(todo) if other is row and i in found] for row in rows}
     return {name: runs for name, runs in by_row.items() if runs}

@@ -18,7 +18,7 @@ import pandas as pd
 
 from ecgmoe.datasets import Cohort
 from ecgmoe.paper import Table
-from ecgmoe.scoring import interval, metrics, patient_weights
+from ecgmoe.scoring import interval, metrics, patient_weights, weight_blocks
 from ecgmoe.tasks import TASKS, Task
 
 Predictions = Mapping[str, np.ndarray]
@@ -216,8 +216,12 @@ def _headline(
 ) -> dict[str, np.ndarray]:
     """Headline metric of a task by run, the mean over its seeds, on the same resamples (K,)."""
     every = [{name: one[name]} for seeds in runs.values() for one in seeds]
-    (sample,) = samples(every, {name: targets[name]}, patients, n_boot, seed)
-    values = iter([found[sample.task.metric] for found in sample.metrics(headline=True)])
+    (sample,) = samples(every, {name: targets[name]}, patients, 0, seed)
+    blocks = [
+        [found[sample.task.metric] for found in sample._replace(w_KN=w_KN).metrics(headline=True)]
+        for w_KN in weight_blocks(np.asarray(patients)[sample.labelled], n_boot, seed)
+    ]
+    values = iter([np.concatenate(parts) for parts in zip(*blocks, strict=True)])
     return {run: np.mean([next(values) for _ in seeds], axis=0) for run, seeds in runs.items()}
 
 

@@ -58,7 +58,8 @@ class Inputs(NamedTuple):
 def features_by_depth(cohort: Cohort, name: str, preset: str = "compact", seed: int = 0) -> list[np.ndarray]:
     """Features of a frozen backbone for every record of a cohort, after each of its depths, from one pass.
 
-    Computed once for one cohort and one set of weights, then read from the cache, whichever chapter asks.
+    Computed once for one cohort and one set of weights, on a GPU where there is one, then read from the cache,
+    whichever chapter asks.
 
     Returns
     -------
@@ -69,14 +70,17 @@ def features_by_depth(cohort: Cohort, name: str, preset: str = "compact", seed: 
     packages = {package: version_of(package) for package in ("torch", "transformers", "momentfm")}
     weights = backbones.weights_digest(backbone)
     key = {"data": cohort.digest, "backbone": name, "weights": weights, "packages": packages, "depths": "all"}
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # the published backbones take seconds a record on a CPU
+    key |= {"device": device} if device != "cpu" else {}
 
     def compute() -> dict[str, np.ndarray]:
+        backbone.to(device)
         out = [np.empty((len(cohort), backbone.d_features), np.float32) for _ in range(backbone.n_depths)]
         with torch.inference_mode(), tqdm(total=len(cohort), desc=f"features of {name}", disable=None) as bar:
             for start in range(0, len(cohort), BATCH):
-                signal = torch.from_numpy(cohort.signal[start : start + BATCH])
+                signal = torch.from_numpy(cohort.signal[start : start + BATCH]).to(device)
                 for depth, found in enumerate(backbone.encode(backbone.adapt(signal, cohort.fs))):
-                    out[depth][start : start + BATCH] = found.numpy()
+                    out[depth][start : start + BATCH] = found.cpu().numpy()
                 bar.update(len(signal))
         return {str(depth): values for depth, values in enumerate(out)}
 

@@ -146,7 +146,7 @@ def measure(
         ``averaged_comparisons`` of ``averaged_model`` (``configurations.TRAINED``, where it is there) with the others;
         of a simulated cohort, ``causes``.
     """
-    inputs = features.make_inputs(cohort, preset=preset)
+    inputs = None if only_kept else features.make_inputs(cohort, preset=preset)
     runs = ablation.run(
         cohort, inputs, rows, range(seeds), config, preset, refit=refit, folder=folder, only_kept=only_kept
     )
@@ -163,7 +163,7 @@ def measure(
         more["averaged_scores"] = evaluation.score_table(together, cohort, headline=False)
         best = configurations.TRAINED if configurations.TRAINED in together else configurations.FULL
         more |= {"averaged_model": best, "averaged_comparisons": ablation.compare(together, cohort, model=best)}
-    if "cause" in cohort.table:
+    if "cause" in cohort.table and inputs is not None:
         more["causes"] = causes(cohort, inputs, range(seeds), config, preset)
     return {
         "scores": reliability.seed_table(found, cohort, headline=False),

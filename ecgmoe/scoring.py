@@ -5,6 +5,8 @@ Intervals are percentile bootstraps over PATIENTS (Efron and Tibshirani 1993): a
 Shape legend: N records with a label, K resamples (the first of them the sample itself), C classes, G groups of ties.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ecgmoe.tasks import Task
@@ -13,12 +15,24 @@ from ecgmoe.tasks import Task
 MIN_CLASS_RECORDS = 10
 
 
+#: Numbers that a block of weights holds: 128 MB.
+_BLOCK = 2**24
+
+
+def weight_blocks(patients_N: np.ndarray, n_boot: int, seed: int) -> Iterator[np.ndarray]:
+    """Give :func:`patient_weights` block by block: many resamples of many records at once would not fit in memory."""
+    unique, patient_N = np.unique(patients_N, return_inverse=True)
+    n, random, left = len(unique), np.random.default_rng(seed), n_boot
+    yield np.ones((1, len(patients_N)))
+    while left:
+        size = min(left, max(1, _BLOCK // len(patients_N)))
+        yield random.multinomial(n, np.full(n, 1 / n), size=size)[:, patient_N].astype(float)
+        left -= size
+
+
 def patient_weights(patients_N: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
     """Weights (K, N) of the records: a first row of ones, then how often each resample drew a record's patient."""
-    unique, patient_N = np.unique(patients_N, return_inverse=True)
-    n = len(unique)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_boot)
-    return np.concatenate([np.ones((1, len(patients_N))), drawn[:, patient_N]])
+    return np.concatenate([*weight_blocks(patients_N, n_boot, seed)])
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, backbones, cache, configurations, features, fusion, reliability, training
+from ecgmoe import ablation, backbones, cache, configurations, datasets, features, fusion, reliability, training
 from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
@@ -405,15 +405,14 @@ def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(co
             assert done._replace(predictions={}, best=()) == kept._replace(predictions={})
             assert kept.code == done.code and kept.code != configurations.code(), "of the code that trained it"
             for task, values in done.predictions.items():
-                step = {"rr": 0.005, "age": 0.005, "rhythm": 0.0005}.get(task, 0.00005)
-                np.testing.assert_allclose(kept.predictions[task][test], values[test], atol=1.01 * step, rtol=1e-6)
-                assert np.isnan(kept.predictions[task][~test]).all()
+                np.testing.assert_array_equal(kept.predictions[task], values, "trained now or read: the same")
+                assert np.isnan(values[~test]).all() and np.isfinite(values[test]).all()
 
 
 def test_what_is_there_can_be_taken_alone(cohort, inputs, refitted, tmp_path):
     folder, names, options, _ = refitted
     shutil.copy(folder / "resnet-seed1.json", tmp_path)
-    found = run(cohort, inputs, names, **options | {"folder": tmp_path, "only_kept": True})
+    found = run(cohort, None, names, **options | {"folder": tmp_path, "only_kept": True})
     assert {name: len(runs) for name, runs in found.items()} == {"ResNet": 1}
 
 
@@ -424,6 +423,28 @@ def test_files_of_other_settings_or_data_are_not_taken(cohort, inputs, refitted)
         asked = {"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], **options} | changed
         with pytest.raises(InputError, match="ecg-moe-seed0.json is of other data or settings"):
             run(**asked)
+
+
+def test_a_file_rounds_what_a_training_predicts(cohort, inputs, refitted):
+    _, names, options, found = refitted
+    test = cohort.split == "test"
+    exact = run(cohort, inputs, names, **options | {"folder": None})
+    for name, runs in exact.items():
+        for done, kept in zip(runs, found[name], strict=True):
+            for task, values in done.predictions.items():
+                step = {"rr": 0.005, "age": 0.005, "rhythm": 0.0005}.get(task, 0.00005)
+                np.testing.assert_allclose(kept.predictions[task][test], values[test], atol=1.01 * step, rtol=1e-6)
+
+
+def test_another_split_is_another_training(cohort, inputs, monkeypatch):
+    """The same recordings and folds, of which another is held out."""
+    names, asked = ["without backbones"], {"seeds": [0], "config": CONFIG}
+    (first,) = run(cohort, inputs, names, **asked)[names[0]]
+    before = cohort.split
+    monkeypatch.setattr(datasets, "VALIDATION_FOLD", int(cohort.table["fold"][before == "train"].iloc[0]))
+    assert (cohort.split != before).any() and {"train", "validation", "test"} == set(cohort.split)
+    (second,) = run(cohort, inputs, names, **asked)[names[0]]
+    assert not np.array_equal(first.predictions["age"], second.predictions["age"])
 
 
 def test_every_row_has_a_file_name_of_its_own():

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from ecgmoe import baselines, paper
+from ecgmoe import baselines, paper, scoring
 from ecgmoe import evaluation as ev
 from ecgmoe.datasets import Card, Cohort
 from ecgmoe.scoring import MIN_CLASS_RECORDS, metrics, patient_weights
@@ -90,6 +90,18 @@ def test_metrics_equal_scikit_learn(data):
     assert value["rhythm", "auroc"] == pytest.approx(auroc)
     assert (got.groupby("task", sort=False).first()["metric"] == [TASKS[t].metric for t in TASKS]).all()
     assert got[["low", "high"]].isna().all(axis=None)
+
+
+def test_resamples_are_the_same_in_blocks_of_any_size(data, monkeypatch):
+    cohort, _ = data
+    runs, targets = {"a": noisy(cohort), "b": noisy(cohort, 2)}, cohort.targets()
+    patients = cohort.table["patient_id"].to_numpy()
+    whole = ev.paired_difference(runs["a"], runs["b"], targets, patients, n_boot=50, seed=3)
+    monkeypatch.setattr(scoring, "_BLOCK", 7 * len(patients))
+    sizes = [len(block) for block in scoring.weight_blocks(patients, 50, seed=3)]
+    assert sizes == [1, 7, 7, 7, 7, 7, 7, 7, 1]
+    blocks = ev.paired_difference(runs["a"], runs["b"], targets, patients, n_boot=50, seed=3)
+    pd.testing.assert_frame_equal(blocks, whole)
 
 
 def test_resampled_metrics_equal_resampled_records(data):
