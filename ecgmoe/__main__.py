@@ -274,7 +274,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
     any moment, the same command goes on with the epoch where it was. Several processes, on a GPU each or on the CPU:
     "accelerate launch --multi_gpu --num_processes 2 -m ecgmoe train ...".
     """
-    from ecgmoe import backbones, baselines, datasets, evaluation, features, results, training
+    from ecgmoe import backbones, baselines, datasets, evaluation, features, prediction, results, training
     from ecgmoe.fusion import ECGMoE
 
     parts = ("validation", "test")
@@ -292,7 +292,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
         inputs = features.make_inputs(cohort, preset=preset, seed=config.seed)
         fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
     if group.is_main_process:
-        cast(ECGMoE, fitted.model).save_pretrained(folder / "model")
+        prediction.save(cast(ECGMoE, fitted.model), folder / "model", config.seed)
         runs = {"ECG-MoE": fitted.predictions, **floors}
         scores = {split: evaluation.score_table(runs, cohort, split=split, headline=False) for split in parts}
         parameters = {"preset": preset, "records": records, "lora": lora, "top_k": top_k, **asdict(config)}

@@ -22,6 +22,9 @@ WINDOW_S = 10.0
 RATES_HZ = (25.0, 100_000.0)
 #: Longest run of missing samples that is bridged by a straight line, s; a longer one costs the lead its window.
 LONGEST_GAP_S = 0.05
+#: A lead is said to be clipped where so many of its samples stand at one of its extremes (within a thousandth of its
+#: range), two or more in a row: tops are flat.
+CLIPPED_SHARE = 0.01
 
 #: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
 _LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
@@ -36,6 +39,8 @@ class Window(NamedTuple):
     signal_LT: np.ndarray  #: mV, no NaN
     warnings: tuple[str, ...]
     usable: bool  #: whether there is any lead to answer from
+    recorded_L: np.ndarray  #: bool, leads with a signal of their own
+    guessed_L: np.ndarray  #: bool, leads that neither were recorded nor follow from others
 
 
 def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = None) -> Iterator[Window]:
@@ -71,9 +76,10 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
         notes.append(f"not used: {', '.join(unused)}")
     if recording.fs < fs:
         notes.append(f"sampled at {recording.fs:g} Hz, the model reads {fs:g} Hz")
+    raw_LT = signal_LT
     signal_LT, gap_LT = _bridged(signal_LT, round(LONGEST_GAP_S * recording.fs))
     starts = [round(w * WINDOW_S * recording.fs) for w in range(n_windows + 1)]
-    absent_LW = np.stack([gap_LT[:, i:j].any(1) for i, j in zip(starts[:-1], starts[1:], strict=True)], 1)
+    parts = [slice(i, j) for i, j in zip(starts[:-1], starts[1:], strict=True)]
     if recording.fs != fs:
         # Rates such as 333.333 Hz are brought to a ratio of small numbers; over ten seconds nothing shifts.
         near = fs * Fraction(recording.fs / fs).limit_denominator(1000)
@@ -82,19 +88,51 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
     for w in range(n_windows):
         part_LT = signal_LT[:, w * n : (w + 1) * n]
         part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
-        yield _completed(Window(name, w * WINDOW_S, part_LT, tuple(notes), True), absent_LW[:, w], lead_covariance)
+        absent_L = gap_LT[:, parts[w]].any(1)
+        said = [*notes, *_gaps(gap_LT[:, parts[w]], recording.fs), *_clipped(raw_LT[:, parts[w]])]
+        window = Window(name, w * WINDOW_S, part_LT, tuple(said), True, ~absent_L, np.zeros_like(absent_L))
+        yield _completed(window, lead_covariance)
 
 
-def _completed(window: Window, absent_L: np.ndarray, lead_covariance: np.ndarray | None) -> Window:
+def _gaps(gap_LT: np.ndarray, fs: float) -> Iterator[str]:
+    """Say of a window which leads are missing, and which have gaps, the longest of each."""
+    longest = {lead: _longest_run(gap_T) for lead, gap_T in zip(LEADS, gap_LT, strict=True)}
+    for n in sorted(set(longest.values()) - {0}, reverse=True):
+        named = ", ".join(lead for lead in LEADS if longest[lead] == n)
+        yield f"missing: {named}" if n == gap_LT.shape[1] else f"gap of {1000 * n / fs:.0f} ms in: {named}"
+
+
+def _longest_run(true_T: np.ndarray) -> int:
+    edges = np.flatnonzero(np.diff(true_T, prepend=False, append=False))
+    return int((edges[1::2] - edges[::2]).max()) if len(edges) else 0
+
+
+def _clipped(signal_LT: np.ndarray) -> Iterator[str]:
+    """Say of a window which leads have flat tops, as a converter leaves them whose range is too small."""
+    known_LT = np.isfinite(signal_LT)
+    low_L1 = np.where(known_LT, signal_LT, np.inf).min(1, keepdims=True)
+    high_L1 = np.where(known_LT, signal_LT, -np.inf).max(1, keepdims=True)
+    moves_L = (high_L1 - low_L1)[:, 0] > beats.ALIVE_MV
+    near_L1 = 1e-3 * (high_L1 - low_L1)
+    share_L = np.zeros(len(signal_LT))
+    with np.errstate(invalid="ignore"):
+        for top_LT in (signal_LT >= high_L1 - near_L1, signal_LT <= low_L1 + near_L1):
+            beside_LT = np.pad(top_LT, ((0, 0), (1, 1)))
+            share_L = np.maximum(share_L, (top_LT & (beside_LT[:, :-2] | beside_LT[:, 2:])).mean(1))
+    if (clipped_L := moves_L & (share_L >= CLIPPED_SHARE)).any():
+        yield f"clipped: {', '.join(np.array(LEADS)[clipped_L])}"
+
+
+def _completed(window: Window, lead_covariance: np.ndarray | None) -> Window:
     """Make the leads of a window that are absent or flat of the others, and say so."""
     signal_LT, warnings = window.signal_LT, list(window.warnings)
-    flat_L = ~absent_L & (np.ptp(signal_LT, axis=1) <= beats.ALIVE_MV)
-    lost_L = absent_L | flat_L
-    for lost, words in ((absent_L, "missing"), (flat_L, "flat")):
-        if lost.any():
-            warnings.append(f"{words}: {', '.join(np.array(LEADS)[lost])}")
+    flat_L = window.recorded_L & (np.ptp(signal_LT, axis=1) <= beats.ALIVE_MV)
+    recorded_L = window.recorded_L & ~flat_L
+    lost_L = ~recorded_L
+    if flat_L.any():
+        warnings.append(f"flat: {', '.join(np.array(LEADS)[flat_L])}")
     if lost_L.all():
-        return window._replace(warnings=tuple(warnings), usable=False)
+        return window._replace(warnings=tuple(warnings), usable=False, recorded_L=recorded_L, guessed_L=lost_L)
     if lost_L.any():
         signal_LT[lost_L] = 0.0
         there = np.flatnonzero(~lost_L[:_N_LIMBS])
@@ -108,7 +146,9 @@ def _completed(window: Window, absent_L: np.ndarray, lead_covariance: np.ndarray
         if lost_L.any() and lead_covariance is not None:
             signal_LT[lost_L] = guess(lead_covariance, ~lost_L) @ signal_LT[~lost_L]
             warnings.append(f"guessed from the other leads: {', '.join(np.array(LEADS)[lost_L])}")
-    return window._replace(signal_LT=signal_LT, warnings=tuple(warnings))
+    return window._replace(
+        signal_LT=signal_LT, warnings=tuple(warnings), recorded_L=recorded_L, guessed_L=lost_L.copy()
+    )
 
 
 def _bridged(signal_LT: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:

@@ -167,7 +167,7 @@ def test_a_lead_with_missing_samples_or_without_a_signal_is_as_one_that_is_not_t
     damaged[2, 100:110] = np.nan
     damaged[4] = 0.3
     table = predictor.predict(damaged, cohort.fs)
-    assert "missing: III; flat: aVL; computed from other limb leads: III, aVL" in table["warnings"][0]
+    assert "gap of 100 ms in: III; flat: aVL; computed from other limb leads: III, aVL" in table["warnings"][0]
     whole = predictor.predict(signal, cohort.fs)
     np.testing.assert_allclose(table["age_years"], whole["age_years"], rtol=1e-3)
 
@@ -215,11 +215,139 @@ def test_what_has_no_heartbeat_is_not_answered_and_costs_no_other_record(predict
     assert "is the unit right?" in table["warnings"][3]
 
 
-def test_one_beat_has_no_rr_interval(predictor):
-    signal, _ = ecg([20.0], 100.0, noise=0.0)
+ANSWERS = [column for column in COLUMNS[2:12] if column != "warnings"]
+
+
+def noise(millivolt: float, seed: int = 0) -> np.ndarray:
+    return (millivolt * np.random.default_rng(seed).standard_normal((12, 1000))).astype(np.float32)
+
+
+def test_where_nothing_beats_for_long_nothing_is_answered(predictor):
+    single, _ = ecg([20.0], 100.0, noise=0.0)
+    heart, _ = ecg([0.8] * 20, 100.0, noise=0.0)
+    ends, silent = heart[0].copy(), heart[0].copy()
+    ends[:, 300:] = noise(0.005)[:, 300:]
+    silent[:, 500:] = 0.0
+    table = predictor.predict(np.stack([single[0], ends, silent, noise(0.02)]), 100.0)
+    assert table[ANSWERS].isna().all(None)
+    said = table["warnings"].str.extract(r"no heartbeat for (\d\.\d) s: pause, asystole or loss of signal")[0]
+    np.testing.assert_allclose(said[:3].astype(float), [9.5, 7.0, 5.0], atol=0.5)
+    assert "no heartbeat found" in table["warnings"][3] or np.isfinite(float(said[3]))
+
+
+@pytest.mark.parametrize("rr_s", [2.0, 2.4, 2.5])
+def test_a_slow_heart_is_answered(predictor, rr_s):
+    signal, _ = ecg([rr_s] * 10, 100.0, noise=0.0)
     table = predictor.predict(signal[0], 100.0)
-    assert np.isnan(table["rr_ms"][0]) and np.isnan(table["rr_ms_high"][0]) and np.isfinite(table["age_years"][0])
-    assert "a single heartbeat" in table["warnings"][0]
+    assert table[ANSWERS[3:6]].notna().all(None) and "no heartbeat" not in table["warnings"][0]
+
+
+def test_beats_that_differ_tenfold_in_size_are_not_answered(predictor):
+    signal, at = ecg([0.8] * 20, 100.0, noise=0.0)
+    small = signal[0].copy()
+    small[:, int(at[3]) - 30 : int(at[3]) + 40] *= 0.08
+    large = signal[0].copy()
+    large[:, int(at[3]) - 30 : int(at[3]) + 40] *= 3
+    found = prediction.beats.detect_r_peaks(small[None], 100.0)[0]
+    table = predictor.predict(np.stack([small, large]), 100.0)
+    if len(found) == len(at):  # else the detector did not take the small one for a beat
+        assert table.loc[[0], ANSWERS].isna().all(None) and "differ in size" in table["warnings"][0]
+    assert table.loc[[1], ANSWERS].notna().all(None) and "differ in size" not in table["warnings"][1]
+
+
+def test_beats_unlike_each_other_are_said_to_be_and_one_premature_beat_is_not(predictor):
+    signal, at = ecg([0.8] * 20, 100.0)
+    odd = signal[0].copy()
+    odd[:, int(at[4]) - 5 : int(at[4]) + 6] *= -2
+    table = predictor.predict(np.stack([signal[0], odd, signal[0] + noise(0.4)]), 100.0)
+    unlike = table["warnings"].str.contains("beats unlike each other: RR interval and rhythm may be wrong")
+    assert unlike.tolist() == [False, False, True]
+
+
+def test_flat_tops_are_said_to_be_clipped(predictor):
+    signal, _ = ecg([0.8] * 20, 500.0)
+    clipped = signal[0].copy()
+    clipped[3:5] = np.clip(clipped[3:5], -0.1, 0.15)
+    first, second = predictor.predict(np.stack([signal[0], clipped]), 500.0)["warnings"]
+    assert "clipped" not in first and "clipped: aVR, aVL" in second
+
+
+def test_a_gap_is_told_from_a_lead_that_is_missing(predictor, cohort):
+    signal = cohort.signal[0].copy()
+    signal[:, 300:320] = np.nan
+    table = predictor.predict(signal, cohort.fs)
+    assert table["warnings"][0] == f"gap of 200 ms in: {', '.join(LEADS)}; no lead to answer from"
+    assert table[ANSWERS].isna().all(None)
+    signal[3] = np.nan
+    signal[4, 300:330] = np.nan
+    said = predictor.predict(signal, cohort.fs)["warnings"][0]
+    assert said.startswith("missing: aVR; gap of 300 ms in: aVL; gap of 200 ms in: I, II, III, aVF")
+
+
+@pytest.mark.parametrize(
+    ("leads", "empty"),
+    [
+        (LEADS, ()),
+        (("I", "II", *LEADS[6:]), ()),  # the other limb leads follow from two of them
+        (LEADS[:6], ("sex", "interval")),
+        (("II",), ("sex", "interval")),
+        (("II", "V2"), ("interval",)),
+        (("V2",), ("rhythm", "interval")),
+        (LEADS[6:], ("rhythm", "interval")),
+    ],
+)
+def test_what_rests_on_guessed_leads_is_withheld_and_said(predictor, cohort, leads, empty):
+    at = [LEADS.index(lead) for lead in leads]
+    table = predictor.predict(cohort.signal[:2, at], cohort.fs, leads)
+    rests = {
+        "sex": (["sex", "sex_female_probability"], "no sex without"),
+        "rhythm": (["rhythm", "rhythm_probability"], "no rhythm without"),
+        "interval": (["age_years_low", "age_years_high"], "no interval of age"),
+    }
+    for name, (columns, words) in rests.items():
+        assert (table[columns].isna() == (name in empty)).all(axis=None), name
+        assert table["warnings"].str.contains(words).all() == (name in empty), name
+    assert table[["rr_ms", "rr_ms_low", "age_years"]].notna().all(None)
+    recordings = [Recording("a", cohort.signal[0, at], cohort.fs, tuple(leads))]
+    (all_said,) = predictor.stream(recordings, any_leads=True)
+    assert all_said.table[ANSWERS].notna().all(None), "what is withheld can be measured"
+
+
+def test_an_rr_interval_beyond_what_the_model_knows_is_left_empty(predictor, monkeypatch):
+    signal, _ = ecg([3.0] * 10, 100.0, noise=0.0)
+    table = predictor.predict(signal[0], 100.0)
+    rr = ["rr_ms", "rr_ms_low", "rr_ms_high"]
+    assert table[rr].isna().all(None) and np.isfinite(table["age_years"][0])
+    assert "RR interval beyond what the model can say" in table["warnings"][0]
+
+
+def test_masked_samples_are_missing_and_single_names_are_taken(predictor, cohort):
+    mask = np.zeros(cohort.signal[0].shape, bool)
+    mask[:, 300:320] = True
+    table = predictor.predict(np.ma.masked_array(cohort.signal[0], mask), cohort.fs)
+    assert "gap of 200 ms" in table["warnings"][0]
+    one = predictor.predict(cohort.signal[0, :2][1:], cohort.fs, "II", tasks="rr")
+    assert one["rr_ms"].notna().all() and one["rhythm"].isna().all()
+    for fs in ("500", None):
+        with pytest.raises(ValueError, match="give it as a number"):
+            predictor.predict(cohort.signal[0], fs)
+
+
+def test_random_backbones_are_built_from_their_seed(cohort, tmp_path):
+    networks = {"dlinear": backbones.build("dlinear", "compact-random", seed=3)}
+    torch.manual_seed(0)
+    model = ECGMoE(ECGMoEConfig({"dlinear": networks["dlinear"].d_features}, tasks=("sex",), preset="compact-random"))
+    prediction.save(model, tmp_path / "model", seed=3)
+    again = prediction.load(tmp_path / "model")
+    assert backbones.weights_digest(again.networks["dlinear"]) == backbones.weights_digest(networks["dlinear"])
+    (tmp_path / "model" / "card.json").unlink()
+    with pytest.raises(ModelError, match="no card.json says from which seed"):
+        prediction.load(tmp_path / "model")
+    compact = ECGMoE(replace(model.config, preset="compact"))
+    prediction.save(compact, tmp_path / "compact")
+    card = json.loads((tmp_path / "compact" / "card.json").read_text())
+    assert card["backbones"] == {"dlinear": prediction.sha256(prediction.SHIPPED_BACKBONES / "dlinear.safetensors")}
+    assert "seed" not in card and prediction.load(tmp_path / "compact").calibration is None
 
 
 def test_a_disturbed_lead_is_said_to_be_poor(predictor, cohort):
