@@ -88,7 +88,7 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
     for w in range(n_windows):
         part_LT = signal_LT[:, w * n : (w + 1) * n]
         part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
-        absent_L = gap_LT[:, parts[w]].any(1)
+        absent_L = np.asarray(gap_LT[:, parts[w]].any(1))
         said = [*notes, *_gaps(gap_LT[:, parts[w]], recording.fs), *_clipped(raw_LT[:, parts[w]])]
         window = Window(name, w * WINDOW_S, part_LT, tuple(said), True, ~absent_L, np.zeros_like(absent_L))
         yield _completed(window, lead_covariance)

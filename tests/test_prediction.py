@@ -292,8 +292,8 @@ def test_a_gap_is_told_from_a_lead_that_is_missing(predictor, cohort):
         (LEADS[:6], ("sex", "interval")),
         (("II",), ("sex", "interval")),
         (("II", "V2"), ("interval",)),
-        (("V2",), ("rhythm", "interval")),
-        (LEADS[6:], ("rhythm", "interval")),
+        (("V2",), ("sex", "rhythm", "interval")),
+        (LEADS[6:], ("sex", "rhythm", "interval")),
     ],
 )
 def test_what_rests_on_guessed_leads_is_withheld_and_said(predictor, cohort, leads, empty):
