@@ -8,6 +8,7 @@ Shape legend: B records, L leads, T samples, O outputs of a head, N records of a
 """
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +40,10 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     "I, II": ("I", "II"),
     "II": ("II",),
     "I": ("I",),
+    "V1-V6": LEADS[6:],
+    "V1": ("V1",),
+    "V2": ("V2",),
+    "V5": ("V5",),
 }
 
 
@@ -112,9 +117,17 @@ class Judged:
 
 
 def answers(
-    predictor: Predictor, cohort: Cohort, split: str = "test", leads: Sequence[str] = LEADS
+    predictor: Predictor,
+    cohort: Cohort,
+    split: str = "test",
+    leads: Sequence[str] = LEADS,
+    *,
+    any_leads: bool = False,
 ) -> dict[str, np.ndarray]:
-    """What a predictor answers on one part of a cohort: by task, for all records; NaN where there is no answer."""
+    """What a predictor answers on one part of a cohort: by task, for all records; NaN where there is no answer.
+
+    With ``any_leads`` also what it withholds for want of leads.
+    """
     rows = np.flatnonzero(cohort.split == split)
     at = [LEADS.index(lead) for lead in leads]
     out = {
@@ -126,7 +139,7 @@ def answers(
     }
     recordings = (Recording(str(i), cohort.signal[i, at], cohort.fs, tuple(leads)) for i in rows)
     done = 0
-    for found in predictor.stream(recordings, tuple(out)):
+    for found in predictor.stream(recordings, tuple(out), any_leads=any_leads):
         if isinstance(found, RecordError):
             raise found
         here = rows[done : done + len(found.windows)]
@@ -152,10 +165,14 @@ def judge(predictor: Predictor, cohort: Cohort, split: str = "test", n_boot: int
 
 
 def by_leads(predictor: Predictor, cohort: Cohort, split: str = "test") -> pd.DataFrame:
-    """Headline metrics where only some leads are there: columns ``leads, task, metric, value, low, high, n``."""
+    """Headline metrics where only some leads are there: columns ``leads, task, metric, value, low, high, n``.
+
+    Of what the model would say: ``predict`` withholds some of it (:data:`ecgmoe.prediction.NEEDS`), and these figures
+    are why.
+    """
     parts = []
     for words, leads in SELECTIONS.items():
-        found = answers(predictor, cohort, split, leads)
+        found = answers(predictor, cohort, split, leads, any_leads=True)
         run = {name: np.nan_to_num(values) for name, values in found.items()}
         scores = evaluation.evaluate_cohort(run, _answered(found, cohort, split)[0], split=split, headline=True)
         parts.append(scores.assign(leads=words))
@@ -276,23 +293,15 @@ def ship(
     learnt = cohort.split != "test"
     covariance = _covariance(cohort.signal[learnt])
     model = Ensemble(refits)
-    frozen = [name for name in model.config.d_features if name not in model.networks]
+    frozen = prediction.frozen_backbones(model)
     networks = {name: backbones.build(name, model.config.preset) for name in frozen}
     predictor = Predictor(model, networks, {}, calibration, covariance)
-    refits[0].save_pretrained(folder)
-    files = ["model.safetensors", *(f"model-{k}.safetensors" for k in range(1, members))]
-    for member, name in zip(refits[1:], files[1:], strict=True):
-        save_model(member, str(folder / name), {"format": "pt"})
     table = cohort.table[learnt]
     card = {
         "name": f"ecgmoe-{folder.name}",
-        "files": {name: prediction.sha256(folder / name) for name in files},
+        "files": {},
         "parameters": model.n_parameters(),
-        "backbones": {
-            name: prediction.sha256(prediction.SHIPPED_BACKBONES / f"{name}.safetensors")
-            for name in frozen
-            if model.config.preset == "compact"
-        },
+        **prediction.backbones_of(model),
         "data": {
             "name": cohort.card.name,
             "doi": cohort.card.doi,
@@ -310,9 +319,28 @@ def ship(
         "limits": [*LIMITS, *LIMITS_OF.get(cohort.card.name.split()[0], ())],
         "provenance": results.provenance(cohort, config.seed, {**asdict(config), "members": members, **shape}),
     }
-    results.write_json(folder / "card.json", card)
-    written = json.loads((folder / "card.json").read_text("utf-8"))
-    (folder / "README.md").write_text(readme(written), "utf-8")
+    return _write(folder, refits, card)
+
+
+def _write(folder: Path, refits: Sequence[ECGMoE], card: dict[str, Any]) -> dict[str, Any]:
+    """Write models and their card, and return it.
+
+    All is made in a folder beside, and the card comes over first: it names its files by digest, so that what a kill
+    leaves half written is refused and not taken for another model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made_in:
+        made = Path(made_in)
+        refits[0].save_pretrained(made)
+        files = ["model.safetensors", *(f"model-{k}.safetensors" for k in range(1, len(refits)))]
+        for member, name in zip(refits[1:], files[1:], strict=True):
+            save_model(member, str(made / name), {"format": "pt"})
+        card = {**card, "files": {name: prediction.sha256(made / name) for name in files}}
+        results.write_json(made / "card.json", card)
+        written = json.loads((made / "card.json").read_text("utf-8"))
+        (made / "README.md").write_text(readme(written), "utf-8")
+        for name in ("card.json", "config.json", *files, "README.md"):
+            (made / name).replace(folder / name)
     return dict(written)
 
 
@@ -343,6 +371,9 @@ LIMITS = (
     "Not a medical device, and not tested as one; for research alone.",
     "Elsewhere than where it was trained it will do worse, and nobody has measured how much.",
     "Prediction intervals were chosen to hold 95 % of the labels; the card says what they hold, less in some groups.",
+    "Probabilities are calibrated on recordings of the kind that it learnt from, and nowhere else.",
+    "RR intervals are those of hearts that beat about 24 to 250 times a minute; where nothing beats for more than 3 s "
+    "there is no answer at all.",
 )
 #: What comes of the recordings, by the first word of the name of the data set.
 LIMITS_OF = {
@@ -353,6 +384,8 @@ LIMITS_OF = {
         "is no class is called other.",
         "Block of the second and third degree and ventricular tachycardia have no class: such a recording is called "
         "something else, sinus rhythm not excepted.",
+        "Rhythms are labels that physicians gave, no thresholds of rate: sinus rhythm is said below 60 beats a minute "
+        "too.",
         "Sex is that of the hospital's register.",
     ),
     "Simulated": ("Trained on simulated hearts: nothing follows for real ones.",),
@@ -362,7 +395,10 @@ _HUB_LICENCES = {"CC BY 4.0": "cc-by-4.0", "ODbL 1.0": "odbl", "ODC-By 1.0": "od
 
 
 def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Tables of text of what a card says of its model on the test part: scores, coverage, subgroups, rhythms, leads."""
+    """Tables of text of what a card says of its model on the test part: scores, coverage, subgroups, rhythms, leads.
+
+    One without a row is left out, such as coverage where no task has intervals.
+    """
     test = card["test"]
     scores = pd.DataFrame(
         [{"Metric": _label(row), "Value": _figure(row), "Recordings": row["n"]} for row in test["scores"]]
@@ -374,7 +410,8 @@ def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         if row["value"] is not None
     ]
     leads = [{"Leads": row["leads"], "task": row["task"], "cell": _figure(row)} for row in test["leads"]]
-    found = {"scores": scores, "coverage": _wide(coverage), "subgroups": _wide(subgroups), "leads": _wide(leads)}
+    wide = {"coverage": coverage, "subgroups": subgroups, "leads": leads}
+    found = {"scores": scores} | {name: _wide(rows) for name, rows in wide.items() if rows}
     return found | ({"rhythms": _rhythms(test["rhythms"])} if test.get("rhythms") else {})
 
 
@@ -415,6 +452,18 @@ have that label.
         if "rhythms" in shown
         else ""
     )
+    coverage = (
+        f"""## Prediction intervals
+
+Share of labels inside intervals that were chosen to hold {100 * card["calibration"]["level"]:.0f} % of them.
+
+{_lines(shown["coverage"])}
+
+"""
+        if "coverage" in shown
+        else ""
+    )
+    by_group = f"## By group\n\n{_lines(shown['subgroups'])}\n\n" if "subgroups" in shown else ""
     n, begins = len(card["files"]), "An ECG-MoE over compact backbones, trained"
     if n > 1:
         begins = (
@@ -450,19 +499,11 @@ them by digest.
 
 Labelled recordings without an answer, which are not counted: {none}.
 
-## Prediction intervals
+{coverage}{by_group}{by_rhythm}## With fewer leads
 
-Share of labels inside intervals that were chosen to hold {100 * card["calibration"]["level"]:.0f} % of them.
-
-{_lines(shown["coverage"])}
-
-## By group
-
-{_lines(shown["subgroups"])}
-
-{by_rhythm}## With fewer leads
-
-Limb leads are computed from any two of them; the other leads are guessed from those that are there.
+Limb leads are computed from any two of them; the other leads are guessed from those that are there. The
+figures are of what the model would say. `predict` withholds sex where no chest lead or no limb lead was recorded,
+rhythm where no limb lead was, and the interval of age where any lead is guessed.
 
 {_lines(shown["leads"])}
 

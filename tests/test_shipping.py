@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -180,6 +181,30 @@ def test_labels_without_an_answer_are_counted_and_not_scored(shipped, cohort):
     assert found.left_out["rr"] == 3 and found.left_out["sex"] == 3
     n = found.scores.set_index(["task", "metric"])["n"]
     assert n["rr", "mae"] == len(test) - 3
+
+
+def test_a_kill_while_the_folder_is_written_leaves_nothing_that_loads(shipped, tmp_path, monkeypatch):
+    folder, card = shipped
+    (model,) = [prediction.load(folder).model]
+    replace_file = Path.replace
+
+    def killed(path, target):
+        if path.name == "model.safetensors":
+            raise KeyboardInterrupt
+        return replace_file(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shipping._write(tmp_path / "toy", list(model.members), card)
+    with pytest.raises(prediction.ModelError, match="no such file"):
+        prediction.load(tmp_path / "toy")
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_a_model_without_intervals_has_a_readme(shipped):
+    _, card = shipped
+    text = shipping.readme({**card, "test": {**card["test"], "coverage": []}})
+    assert "## Prediction intervals" not in text and "## By group" in text
 
 
 def test_fewer_leads_are_judged_too(shipped):
