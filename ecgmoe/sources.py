@@ -1,6 +1,7 @@
 """Recordings as users have them: WFDB records, folders of them, CSV and npy files, with whatever leads they hold."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,16 @@ import pandas as pd
 
 from ecgmoe.records import LEADS, PER_MV, RecordError, read_record, safe_name
 
-_STANDARD = {lead.lower(): lead for lead in LEADS}
+#: Leads of which a limb lead's electrodes lie on the chest: near it, and not the same.
+_ON_CHEST = {"mli": "I", "ml1": "I", "mlii": "II", "ml2": "II", "mliii": "III", "ml3": "III"}
+_STANDARD = {
+    **{lead.lower(): lead for lead in LEADS},
+    **{name: lead for lead in LEADS[:3] for name in (f"d{lead.lower()}", f"d{len(lead)}")},
+    **{f"c{i}": f"V{i}" for i in range(1, 7)},
+    **_ON_CHEST,
+}
+_PREFIX = re.compile(r"((ecg|lead)[\s_-]+)+")
+_UNIT = re.compile(r"\s*[(\[]([muµμ]?v)[)\]]$")
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Recording:
     leads : tuple of str
         Names of the leads, in the order of ``signal``.
     notes : tuple of str
-        What a reader of the answers should know.
+        What a reader of the answers should know; a lead that is taken as another is added.
     """
 
     name: str
@@ -36,10 +46,23 @@ class Recording:
     leads: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        taken = [f"{lead.strip()} taken as {standard_name(lead)}" for lead in self.leads if _bare(lead) in _ON_CHEST]
+        object.__setattr__(self, "notes", tuple(dict.fromkeys([*self.notes, *taken])))
+
 
 def standard_name(lead: str) -> str | None:
-    """Return the name of a lead as :data:`ecgmoe.records.LEADS` spells it, None where it is none of the twelve."""
-    return _STANDARD.get(lead.strip().lower().removeprefix("lead ").strip())
+    """Return the name of a lead as :data:`ecgmoe.records.LEADS` spells it, None where it is none of the twelve.
+
+    Other spellings are known: ``DII`` and ``D2`` for II, ``C1`` for V1, ``ECG`` or ``Lead`` before a name, a unit in
+    brackets after it. ``MLII`` or ``ML2``, a lead II whose electrodes lie on the chest, counts as II.
+    """
+    return _STANDARD.get(_bare(lead))
+
+
+def _bare(lead: str) -> str:
+    """Name of a lead in lower case, without what may stand before and after it."""
+    return _PREFIX.sub("", _UNIT.sub("", lead.strip().lower()), count=1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +258,8 @@ def rows_of(signal: np.ndarray, leads: Iterable[str], name: str = "signal") -> n
         reason = f"none of its leads is one of the twelve: {', '.join(leads[:15])}"
         raise RecordError(name, reason, f"leads are {', '.join(LEADS)}")
     if twice := sorted({lead for lead in known if known.count(lead) > 1}):
-        raise RecordError(name, f"lead {', '.join(twice)} is there more than once", "keep one of them")
+        same = ", ".join(lead for lead, standard in zip(leads, own, strict=True) if standard in twice)
+        raise RecordError(name, f"lead {', '.join(twice)} is there more than once: {same}", "keep one of them")
     rows = np.full((len(LEADS), signal.shape[1]), np.nan, np.float32)
     for lead, row in zip(own, signal, strict=True):
         if lead:

@@ -197,8 +197,15 @@ def test_rates_without_a_neat_ratio_are_read(predictor, fs):
 
 
 def test_leads_that_are_not_used_are_said(predictor, cohort):
-    said = predictor.predict(cohort.signal[0, :2], cohort.fs, ["MLII", "V5"])["warnings"][0]
-    assert said.startswith("not used: MLII") and "missing: I, II" in said
+    said = predictor.predict(cohort.signal[0, :2], cohort.fs, ["MCL1", "V5"])["warnings"][0]
+    assert said.startswith("not used: MCL1") and "missing: I, II" in said
+
+
+def test_a_limb_lead_on_the_chest_counts_as_the_limb_lead_and_this_is_said(predictor, cohort):
+    found = predictor.predict(cohort.signal[0, [1, 10]], cohort.fs, ["MLII", "V5"])
+    assert found["warnings"][0].startswith("MLII taken as II; missing: I, III")
+    same = predictor.predict(cohort.signal[0, [1, 10]], cohort.fs, ["II", "V5"])
+    assert found["age_years"].equals(same["age_years"]) and "taken" not in same["warnings"][0]
 
 
 def test_what_has_no_heartbeat_is_not_answered_and_costs_no_other_record(predictor, cohort):

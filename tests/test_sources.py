@@ -1,5 +1,6 @@
 """Files as users have them: what is read from each, and what is said of those that cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,32 @@ def test_wrong_units_and_rates_are_refused():
         Files(unit="mmHg")
     with pytest.raises(ValueError, match="rate"):
         Files(fs=0)
+
+
+@pytest.mark.parametrize(
+    ("lead", "names"),
+    [
+        ("I", ["i", "DI", "D1", "ECG I", "Lead-I", "I (mV)", "MLI", "ML1"]),
+        ("II", ["DII", "d2", "ecg_ii", "Lead II", "ECG Lead II [uV]", "MLII", "ml2", "ECG MLII"]),
+        ("III", ["DIII", "D3", "iii(µV)", "MLIII"]),
+        ("aVR", ["AVR", "ECG_avr", "avR (V)"]),
+        ("V1", ["C1", "v1", "lead_c1"]),
+        ("V6", ["C6", " V6 "]),
+        (None, ["", "-", "ECG", "ECG1", "C7", "D4", "MCL1", "V", "LeadII", "I (s)", "(mV)", "II I"]),
+    ],
+)
+def test_a_lead_is_known_by_the_names_that_files_give_it(lead: str | None, names: list[str]) -> None:
+    assert {name: sources.standard_name(name) for name in names} == dict.fromkeys(names, lead)
+
+
+def test_a_lead_that_is_taken_as_another_is_noted_once(tmp_path, signal):
+    write_record(tmp_path / "a", signal[:2], 100, ("MLII", "V5"))
+    found = one(tmp_path / "a")
+    assert found.notes == replace(found, fs=200.0).notes == ("MLII taken as II",)
+    write_record(tmp_path / "b", signal[:2], 100, ("DII", "C5"))
+    assert one(tmp_path / "b").notes == ()
+    with pytest.raises(RecordError, match="lead II is there more than once: II, MLII"):
+        sources.rows_of(signal[:2], ["II", "MLII"])
 
 
 def test_leads_are_put_in_order_and_those_that_are_not_there_are_missing(signal):
