@@ -1,6 +1,7 @@
 """Recordings as users have them: WFDB records, folders of them, CSV and npy files, with whatever leads they hold."""
 
 import csv
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -97,19 +98,24 @@ def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | 
     Parameters
     ----------
     paths : iterable of Path
-        WFDB records, with or without extension; folders, whose records are those of their file ``RECORDS`` or else all
-        with a header somewhere below; CSV files, a column a lead and a row a sample; npy files of shape (leads,
+        WFDB records, by name or by a file of theirs; folders, whose records are those of their file ``RECORDS`` or else
+        all with a header somewhere below; CSV files, a column a lead and a row a sample; npy files of shape (leads,
         samples) or (records, leads, samples).
     files : Files
 
     Yields
     ------
     Recording or RecordError
-        Named after its file, or by its path where another had that name before.
+        Named after its file, or by its path where another had that name before. What is given twice is read once.
     """
     seen: set[str] = set()
+    done: set[str] = set()
     for short, path in named(paths):
-        name = short if short not in seen else str(path)
+        file = os.path.abspath(path).removesuffix(".hea")
+        if file in done:
+            continue
+        done.add(file)
+        name = short if short not in seen else str(path).removesuffix(".hea")
         seen.add(name)
         try:
             match path.suffix.lower():
@@ -129,9 +135,14 @@ def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | 
 def named(paths: Iterable[Path]) -> Iterator[tuple[str, Path]]:
     """Name and path of every recording that paths stand for; a folder without records stands for itself."""
     for path in paths:
-        if not path.is_dir() or path.with_name(f"{path.name}.hea").is_file():
-            header = path.with_name(f"{path.name}.hea") if path.is_dir() else path
-            yield path.with_suffix("").name if path.suffix in (".hea", ".dat") else path.name, header
+        beside = Path(f"{os.path.abspath(path)}.hea")  # of "." too, which has no name
+        if not path.is_dir():
+            header = path.with_suffix(".hea")
+            is_part = path.suffix in (".hea", ".dat") or (path.suffix in (".mat", ".atr") and header.is_file())
+            yield (header.stem, header) if is_part else (path.name, path)
+            continue
+        if beside.is_file():
+            yield beside.stem, beside
             continue
         found = False
         for record in _in_folder(path):

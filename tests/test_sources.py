@@ -93,7 +93,29 @@ def test_a_name_that_was_there_before_is_given_with_its_path(tmp_path, signal):
         (tmp_path / folder).mkdir()
         write_record(tmp_path / folder / "a", signal, 100)
     first, second = read(tmp_path / "x", tmp_path / "y")
-    assert first.name == "a" and second.name == str(tmp_path / "y" / "a.hea")
+    assert first.name == "a" and second.name == str(tmp_path / "y" / "a")
+
+
+def test_any_file_of_a_record_stands_for_it_and_what_is_given_twice_is_read_once(tmp_path, signal):
+    write_record(tmp_path / "a", signal, 100)
+    for suffix in (".atr", ".mat"):
+        (tmp_path / f"a{suffix}").write_bytes(b"")
+    assert [one(path).name for path in sorted(tmp_path.iterdir())] == ["a"] * 4
+    assert [item.name for item in read(*sorted(tmp_path.iterdir()), tmp_path / "a", tmp_path)] == ["a"]
+    pd.DataFrame(signal.T, columns=LEADS).to_csv(tmp_path / "a.csv")
+    given = (tmp_path / "a.csv", tmp_path / "a", tmp_path / "a.csv")
+    assert [item.name for item in read(*given, fs=100)] == ["a.csv", "a"]
+    assert "b.mat.hea" in error(tmp_path / "b.mat").reason
+
+
+def test_the_folder_where_one_is_can_be_given(tmp_path, signal, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    write_record(tmp_path / "inner" / "a", signal, 100)
+    monkeypatch.chdir(tmp_path / "inner")
+    for path in (Path("."), Path(""), Path("../inner"), Path("..")):
+        assert one(path).name.removeprefix("inner/") == "a"
+    write_record(tmp_path / "inner", 2 * signal, 100)
+    assert one(Path(".")).name == "inner", "the record beside the folder"
 
 
 def test_an_empty_folder_and_a_missing_file_are_errors_and_reading_goes_on(tmp_path, signal):
