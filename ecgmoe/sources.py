@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ _STANDARD = {
     **_ON_CHEST,
 }
 _PREFIX = re.compile(r"((ecg|lead)[\s_-]+)+")
+#: Columns of a table that are no leads and go without a word: those that a user skips, and those that count.
+_SKIPPED, _COUNTERS = ("", "-"), ("index", "sample", "samples", "unnamed: 0")
+_TIME = re.compile(r"(time|t|seconds|s|ms)", re.IGNORECASE)
 _UNIT = re.compile(r"\s*[(\[]([muµμ]?v)[)\]]$")
 
 
@@ -75,8 +79,8 @@ class Files:
     fs : float, optional
         Sampling rate of CSV and npy files in Hz; WFDB records say their own.
     leads : tuple of str
-        Names of the leads of CSV and npy files, in their order. By default the header of a CSV file names them, and a
-        npy file has the twelve standard leads in standard order.
+        Names of the leads of CSV and npy files, in their order; ``-`` for one to skip. By default the header of a CSV
+        file names them, and a npy file has the twelve standard leads in standard order.
     unit : {"mV", "uV", "V"}
         Of CSV and npy files.
     """
@@ -124,7 +128,9 @@ def read(paths: Iterable[Path], files: Files = Files()) -> Iterator[Recording | 
                 case ".npy":
                     yield from _from_npy(name, path, files)
                 case _ if path.is_dir():
-                    raise RecordError(name, "no WFDB record lies in this folder", "give a folder with .hea files")
+                    tables = any(file.suffix.lower() in (".csv", ".npy") for file in path.iterdir())
+                    cure = "name CSV and npy files one by one" if tables else "give a folder with .hea files"
+                    raise RecordError(name, "no WFDB record lies in this folder", cure)
                 case _:
                     found = read_record(path, checksum="warn", missing="keep")
                     yield Recording(name, found.signal, found.fs, found.leads, found.warnings)
@@ -195,43 +201,89 @@ def _is_number(cell: str) -> bool:
 
 
 def _from_csv(name: str, path: Path, files: Files) -> Recording:
-    """Read a table: commas, or semicolons with decimal commas; every cell a number or empty."""
+    """Read a table: commas, or semicolons or tabs with decimal commas; every cell a number or empty."""
     fs = _rate(name, files)
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
             first = stream.readline()
-        separator = ";" if first.count(";") > first.count(",") else ","
-        head = [cell.strip() for cell in next(csv.reader([first], delimiter=separator), [])]
-        cells = [cell.replace(",", ".") if separator == ";" else cell for cell in head]
-        has_header = not files.leads or not all(map(_is_number, cells))
-        columns = list(files.leads) or head
-        if files.leads and len(files.leads) != len(head):
-            reason = f"{len(head)} columns for {len(files.leads)} lead names"
-            raise RecordError(name, reason, "name every column, in order")
-        known = [standard_name(column) for column in columns]
-        kept = [i for i, lead in enumerate(known) if lead]
-        if not kept:
-            reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
-            raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
+            separator = next((one for one in ";\t" if one in first), ",")
+            head = _cells(first, separator)
+            cells = head if separator == "," else [cell.replace(",", ".") for cell in head]
+            has_header = not files.leads or not all(map(_is_number, cells))
+            columns = list(files.leads) or head
+            if files.leads and len(files.leads) != len(head):
+                reason = f"{len(head)} columns for {len(files.leads)} lead names"
+                raise RecordError(name, reason, "name every column, in order; - for one to skip")
+            known = [standard_name(column) for column in columns]
+            kept = [i for i, lead in enumerate(known) if lead]
+            if first and not kept:
+                reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
+                raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
+            n_samples = _last_line(name, stream, first, separator) - has_header
+        if n_samples < 1:
+            raise RecordError(name, "there are no samples", "check path and file")
+        times = [i for i, column in enumerate(head) if has_header and not known[i] and _TIME.fullmatch(column)][:1]
+        # A blank line is a sample too, which a table of one lead lacks; those at the end are none.
         table = pd.read_csv(
-            path, sep=separator, header=None, skiprows=int(has_header), usecols=kept, dtype=str, encoding="utf-8-sig",
-            encoding_errors="replace", keep_default_na=False,
-        )[kept]  # fmt: skip
+            path, sep=separator, names=range(len(head)), skiprows=int(has_header), usecols=kept + times, dtype=str,
+            encoding="utf-8-sig", encoding_errors="replace", keep_default_na=False, skip_blank_lines=False,
+            nrows=n_samples, index_col=False,
+        )[kept + times]  # fmt: skip
     except RecordError:
         raise
     except (OSError, ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else f"it is no CSV table ({error})"
         raise RecordError(name, reason, "check path and file") from None
-    if separator == ";":
+    if separator != ",":
         table = table.apply(lambda column: column.str.replace(",", "."))
     numbers = table.apply(pd.to_numeric, errors="coerce")
     unread = numbers.isna() & ~table.apply(lambda column: column.str.strip().str.lower()).isin(["", "nan", "na"])
-    if unread.any(axis=None):
-        row, column = (int(index[0]) for index in np.nonzero(unread.to_numpy()))
+    if unread[kept].any(axis=None):
+        row, column = (int(index[0]) for index in np.nonzero(unread[kept].to_numpy()))
         reason = f"line {row + 1 + has_header}, lead {known[kept[column]]}: {table.iloc[row, column]!r} is no number"
         raise RecordError(name, reason, "mend the file; a missing sample is an empty cell")
-    signal = (numbers.to_numpy(np.float64).T / PER_MV[files.unit.lower()]).astype(np.float32)
-    return Recording(name, signal, fs, tuple(columns[i] for i in kept))
+    signal = (numbers[kept].to_numpy(np.float64).T / PER_MV[files.unit.lower()]).astype(np.float32)
+    notes = [note for i in times if (note := _other_rate(head[i], numbers[i].to_numpy(np.float64), fs))]
+    unused = [columns[i] for i, lead in enumerate(known) if not lead and i not in times]
+    if unused := [column for column in unused if column.lower() not in (*_SKIPPED, *_COUNTERS)]:
+        notes.append(f"not used: {', '.join(unused)}")
+    return Recording(name, signal, fs, tuple(columns[i] for i in kept), tuple(notes))
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])] or [""]
+
+
+def _last_line(name: str, rest: Iterable[str], first: str, separator: str) -> int:
+    """Count the lines of a table up to the last one that is not blank; one with more cells than the first is refused.
+
+    Empty cells at the end of a line do not count.
+    """
+    last, most = int(bool(first.strip())), len(_cells(first, separator))
+    for number, line in enumerate(rest, 2):
+        if not line.strip(" \r\n"):
+            continue
+        last = number
+        if line.count(separator) >= most and any((cells := _cells(line, separator))[most:]):
+            reason = f"line {number} has {len(cells)} cells, the first line {most}"
+            raise RecordError(name, reason, "mend the file; beside decimal commas, a semicolon ends a cell")
+    return last
+
+
+def _other_rate(column: str, time_T: np.ndarray, fs: float) -> str | None:
+    """Say so where a column of times has another sampling rate than the one that is given.
+
+    Without a unit these are seconds, or milliseconds where seconds would make a rate that shows no heartbeat.
+    """
+    lag = min(100, len(time_T) - 1)  # times may be rounded, and over many samples that is little
+    steps = (time_T[lag:] - time_T[:-lag]) / lag if lag else time_T
+    steps = steps[np.isfinite(steps)]
+    step = float(np.median(steps)) if lag and len(steps) else 0.0
+    unit = cast(re.Match[str], _TIME.fullmatch(column))[1].lower()
+    rate = (1000 if unit == "ms" or (unit in ("time", "t") and step > 1 / 25) else 1) / step if step > 0 else fs
+    if abs(rate / fs - 1) <= 0.02:
+        return None
+    return f"column {column} has {rate:.4g} Hz, read at {fs:g} Hz: is the rate right?"
 
 
 def _from_npy(name: str, path: Path, files: Files) -> Iterator[Recording]:
@@ -247,9 +299,10 @@ def _from_npy(name: str, path: Path, files: Files) -> Iterator[Recording]:
     if array.ndim not in (2, 3) or array.shape[-2] != len(leads) or array.dtype.kind not in "fiu" or not array.size:
         reason = f"an array of {array.dtype} of shape {array.shape} for {len(leads)} leads"
         raise RecordError(name, reason, "save numbers as (leads, samples) or (records, leads, samples); name the leads")
+    kept = [i for i, lead in enumerate(leads) if lead not in _SKIPPED]
     for i, record in enumerate(array if array.ndim == 3 else array[None]):
-        signal = (np.asarray(record, np.float64) / PER_MV[files.unit.lower()]).astype(np.float32)
-        yield Recording(f"{name}[{i}]" if array.ndim == 3 else name, signal, fs, tuple(leads))
+        signal = (np.asarray(record[kept], np.float64) / PER_MV[files.unit.lower()]).astype(np.float32)
+        yield Recording(f"{name}[{i}]" if array.ndim == 3 else name, signal, fs, tuple(leads[i] for i in kept))
 
 
 def rows_of(signal: np.ndarray, leads: Iterable[str], name: str = "signal") -> np.ndarray:

@@ -173,10 +173,78 @@ def test_tables_of_any_dialect_are_read_and_damaged_ones_refused(tmp_path, signa
 
 
 def test_what_no_table_says_is_asked_for(tmp_path):
-    (tmp_path / "a.csv").write_text("")
-    assert "no column" in error(tmp_path / "a.csv", fs=100).reason
+    for text in ("", "I,II", "I,II\n\n \r\n"):
+        (tmp_path / "a.csv").write_text(text)
+        assert error(tmp_path / "a.csv", fs=100).reason == "there are no samples"
+        assert error(tmp_path / "a.csv", fs=100, leads=("I", "II")[: 1 + bool(text)]).reason == "there are no samples"
     assert "sampling rate" in error(tmp_path / "a.csv").reason
     assert "no such file" in error(tmp_path / "b.csv", fs=100).reason
+
+
+def test_an_empty_cell_is_a_missing_sample_of_one_lead_too(tmp_path):
+    path = tmp_path / "a.csv"
+    for text, leads in (("II\n1\n\n\n4\n \n\n", ()), ("1\n\n\n4\n", ("II",)), ("II,note\n1,\n\n,x\n4\n\n", ())):
+        path.write_text(text)
+        np.testing.assert_array_equal(one(path, fs=100, leads=leads).signal, [[1, np.nan, np.nan, 4]], text)
+    path.write_text("\n2\n")
+    np.testing.assert_array_equal(one(path, fs=100, leads=("II",)).signal, [[np.nan, 2]])
+    path.write_text("II\n1\n\nx\n")
+    assert "line 4, lead II: 'x'" in error(path, fs=100).reason
+
+
+def test_a_line_with_more_cells_than_the_first_is_refused_unless_they_are_empty(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("I,II\n1,2, ,\n\n3,4,,,\n")
+    np.testing.assert_array_equal(one(path, fs=100).signal, [[1, np.nan, 3], [2, np.nan, 4]])
+    path.write_text("I,II\n1,2\n0,1,0,2\n")
+    assert error(path, fs=100).reason == "line 3 has 4 cells, the first line 2"
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_are_read_without_a_header_too(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(separator.join(["0,125"] * 11 + ["-1,5"]) for _ in range(3)))
+    np.testing.assert_array_equal(one(path, fs=100, leads=LEADS).signal, [[0.125] * 3] * 11 + [[-1.5] * 3])
+
+
+def test_columns_that_are_no_leads_are_said(tmp_path, signal):
+    table = pd.DataFrame({"sample": range(1000), "II": signal[1], "MCL1": signal[6], "t": np.arange(1000) / 100})
+    table.to_csv(tmp_path / "a.csv")
+    assert one(tmp_path / "a.csv", fs=100).notes == ("not used: MCL1",)
+    assert one(tmp_path / "a.csv", fs=100, leads=("-", "", "MLII", "-", "-")).notes == ("MLII taken as II",)
+    np.save(tmp_path / "a.npy", signal[:3])
+    found = one(tmp_path / "a.npy", fs=100, leads=("-", "II", ""))
+    assert found.leads == ("II",) and found.notes == ()
+    np.testing.assert_array_equal(found.signal, signal[1:2])
+
+
+@pytest.mark.parametrize(
+    ("column", "step", "rate"),
+    [("time", 1 / 360, 360), ("T", 2.0, 500), ("Seconds", 0.004, 250), ("s", 1.0, 1), ("ms", 0.5, 2000)],
+)
+def test_times_that_contradict_the_rate_are_said(tmp_path, signal, column, step, rate):
+    path = tmp_path / "a.csv"
+    times = np.round(5 + step * np.arange(1000), 3)  # single steps are off by a tenth
+    times[700:] += 60  # a break
+    pd.DataFrame({column: times, "II": signal[1]}).to_csv(path, index=False)
+    assert one(path, fs=rate).notes == one(path, fs=1.01 * rate).notes == ()
+    (said,) = one(path, fs=1.03 * rate).notes
+    assert one(path, fs=1.03 * rate, leads=("-", "I")).notes == (said,)
+    begin, rest = f"column {column} has ", f" Hz, read at {1.03 * rate:g} Hz: is the rate right?"
+    assert said.startswith(begin) and said.endswith(rest)
+    assert float(said.removeprefix(begin).removesuffix(rest)) == pytest.approx(rate, rel=2e-3)
+
+
+@pytest.mark.parametrize("times", [["a", "b", "c"], [1, 1, 1], ["", "", ""], [3, 2, 1], [5]])
+def test_times_that_tell_no_rate_are_passed_over(tmp_path, times):
+    (tmp_path / "a.csv").write_text("time,II\n" + "".join(f"{time},1\n" for time in times))
+    assert one(tmp_path / "a.csv", fs=100).notes == ()
+
+
+def test_a_folder_of_tables_tells_that_they_are_named_one_by_one(tmp_path):
+    assert ".hea" in error(tmp_path).cure
+    (tmp_path / "a.CSV").write_text("I\n1\n")
+    assert error(tmp_path).cure == "name CSV and npy files one by one"
 
 
 def test_arrays_are_one_recording_or_several(tmp_path, signal):
