@@ -166,7 +166,8 @@ def plan(chapters: Sequence[str], given: Mapping[str, str], root: Path = ROOT) -
     Raises
     ------
     ParameterError
-        For a chapter that does not exist, and for a parameter that no selected chapter declares.
+        For a chapter that does not exist, for a parameter that no selected chapter declares, and for a ``data_root``
+        that is neither ``simulated`` nor a folder.
     """
     known = names(root)
     selected = set() if chapters else set(known)
@@ -185,6 +186,9 @@ def plan(chapters: Sequence[str], given: Mapping[str, str], root: Path = ROOT) -
             f"no selected chapter declares {', '.join(map(repr, unknown))}; "
             f"declared are {', '.join(sorted(every)) or 'none'}"
         )
+    data = given.get("data_root", "simulated")
+    if data != "simulated" and not Path(data).expanduser().is_dir():
+        raise ParameterError(f"parameter data_root: there is no folder {data}; give one, or simulated")
     return {
         name: {key: cast(text, declaration[key]) for key, text in given.items() if key in declaration}
         for name, declaration in declarations.items()

@@ -127,6 +127,17 @@ def test_paths_are_made_absolute_from_where_the_command_was_given(checkout, monk
     assert chapters.cast("published", declared["preset"]) == "published"
 
 
+def test_a_folder_of_data_that_is_not_there_is_refused_before_a_kernel_starts(checkout, monkeypatch):
+    monkeypatch.setenv("HOME", str(checkout))
+    with pytest.raises(
+        chapters.ParameterError, match="data_root: there is no folder ~/nowhere; give one, or simulated"
+    ):
+        chapters.plan(["01"], {"data_root": "~/nowhere"}, checkout)
+    (checkout / "here").mkdir()
+    for given in ("~/here", "simulated"):
+        assert chapters.plan(["01"], {"data_root": given}, checkout)
+
+
 def test_chapters_are_selected_by_beginning_and_get_only_what_they_declare(checkout):
     assert chapters.plan(["02", "01_f"], {"n": "5"}, checkout) == {"01_first": {"n": 5}, "02_second": {}}
     assert chapters.plan(["02"], {}, checkout) == {"02_second": {}}
