@@ -1,22 +1,38 @@
 """The command line: ``python -m ecgmoe --help``."""
 
 import json
+import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import click
+from click.core import ParameterSource
 
 from ecgmoe import __version__
 from ecgmoe import chapters as _chapters
 from ecgmoe.records import InputError, RecordError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _App(click.Group):
+    """Commands that show what is wrong with input, or with a file, in one line, and leave with exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            raise  # whoever reads wants no more, as `| head`: click ends quietly
+        except InputError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            said = f"{where}{error.strerror}; check path, permissions and space" if error.strerror else str(error)
+            raise click.ClickException(said) from None
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 def app() -> None:
     """ECG-MoE, reproduced: prepare recordings, measure, run the chapters of the book."""
@@ -36,10 +52,36 @@ def _device(context: click.Context, parameter: click.Parameter, value: str) -> s
     return value
 
 
+def _floors(cohort: Any) -> Any:
+    """Predictions of the floors; what cannot be scored in either part is said here, before any training."""
+    from ecgmoe import baselines, evaluation
+
+    try:
+        floors = baselines.floors(cohort)
+        for split in ("validation", "test"):
+            evaluation.score_table(floors, cohort, split=split, n_boot=0)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return floors
+
+
+def _writable(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse a place where nothing can be written, before anything is computed for it."""
+    if value is None:
+        return None
+    place = value.absolute()
+    there = next(path for path in (place, *place.parents) if os.path.exists(path))
+    if there != place and not there.is_dir():
+        raise click.ClickException(f"{value}: {there} is no folder; name another place")
+    if not os.access(there, os.W_OK):
+        raise click.ClickException(f"{value}: {there} cannot be written to; check permissions, or name another place")
+    return value
+
+
 @app.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--patients", default=1000, help="Number of patients.")
-@click.option("--seed", default=0, help="Random seed.")
+@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--patients", default=1000, type=click.IntRange(min=1), help="Number of patients.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option(
     "--layout", default="ptbxl", type=click.Choice(["ptbxl", "mimic-iv-ecg"]), help="Whose folders and tables."
 )
@@ -47,14 +89,13 @@ def simulate(folder: Path, patients: int, seed: int, layout: Literal["ptbxl", "m
     """Write a simulated cohort to FOLDER, in the layout of a real data set."""
     from ecgmoe.datasets import simulated
 
-    with _input_errors():
-        simulated.write(folder, n_patients=patients, seed=seed, layout=layout)
+    simulated.write(folder, n_patients=patients, seed=seed, layout=layout)
     click.echo(f"wrote {patients} simulated patients to {folder}")
 
 
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz; chapters take 100."
 )
@@ -68,8 +109,7 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
     """
     from ecgmoe import datasets, store
 
-    with _input_errors():
-        report = store.prepare(datasets.listing(data_root, int(fs)), folder, workers=workers, scheduler=scheduler)
+    report = store.prepare(datasets.listing(data_root, int(fs)), folder, workers=workers, scheduler=scheduler)
     click.echo(str(report))
 
 
@@ -78,11 +118,12 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option(
     "--folder",
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where weights and cards go; by default where the chapters look for them.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the recordings, instead of the recipe's.")
-@click.option("--seed", default=0, help="Random seed.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option("--device", default="cpu", callback=_device, help="Where to train: cpu, cuda or cuda:1.")
 @click.option("--bfloat16", is_flag=True, help="Compute matrix products in bfloat16.")
 def pretrain(
@@ -103,15 +144,12 @@ def pretrain(
 
     if unknown := sorted(set(names) - set(backbones.NAMES)):
         raise click.UsageError(f"unknown backbone {', '.join(unknown)}; known are {', '.join(backbones.NAMES)}")
-    with _input_errors():
-        cohort = datasets.load(data_root, max_records=0)
-        for name in names or backbones.NAMES:
-            recipe = pretraining.RECIPES[name]
-            recipe = replace(recipe, epochs=epochs or recipe.epochs)
-            path = pretraining.pretrain(
-                name, cohort, folder, recipe=recipe, seed=seed, device=device, bfloat16=bfloat16
-            )
-            click.echo(f"wrote {path}")
+    cohort = datasets.load(data_root, max_records=0)
+    for name in names or backbones.NAMES:
+        recipe = pretraining.RECIPES[name]
+        recipe = replace(recipe, epochs=epochs or recipe.epochs)
+        path = pretraining.pretrain(name, cohort, folder, recipe=recipe, seed=seed, device=device, bfloat16=bfloat16)
+        click.echo(f"wrote {path}")
 
 
 @app.command()
@@ -125,9 +163,10 @@ def pretrain(
 @click.option(
     "--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9 of real data; 0 takes folds 1-9."
 )
-@click.option("--seed", default=0, help="Random seed.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option(
     "--folder",
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the result goes, by default with the other runs; the book reads data/reference.",
 )
@@ -139,10 +178,10 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
     """
     from ecgmoe import backbones, datasets, probing
 
-    with _input_errors():
-        cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
-        found = probing.probe(cohort, preset, seed)
-        path = probing.write(found, cohort, preset, seed, records, folder)
+    cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
+    floors = _floors(cohort)
+    found = probing.probe(cohort, preset, seed, floors=floors)
+    path = probing.write(found, cohort, preset, seed, records, folder)
     click.echo("\n".join([*probing.describe(found), f"wrote {path}"]))
 
 
@@ -173,6 +212,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 @click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
 @click.option(
     "--folder",
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the result goes, by default with the other runs; the book reads data/reference.",
 )
@@ -193,8 +233,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
         configurations.select(options["rows"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with _input_errors():
-        content, path = _reference.make(folder, **options)
+    content, path = _reference.make(folder, **options)
     click.echo("\n".join([*findings.describe(content), f"wrote {path}"]))
 
 
@@ -213,6 +252,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     "--folder",
     default=Path("data/reference"),
     show_default=True,
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the result goes.",
 )
@@ -223,8 +263,7 @@ def curve(data_root: str, rows: tuple[str, ...], seed: int, folder: Path) -> Non
     """
     from ecgmoe import curve as _curve
 
-    with _input_errors():
-        content, path = _curve.make(data_root, folder, rows, seed)
+    content, path = _curve.make(data_root, folder, rows, seed)
     click.echo(_curve.last_doubling(content["metrics"]["curve"]).to_string(index=False))
     click.echo(f"wrote {path}")
 
@@ -234,6 +273,7 @@ def curve(data_root: str, rows: tuple[str, ...], seed: int, folder: Path) -> Non
 @click.option(
     "--folder",
     required=True,
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Gets checkpoints, metrics, scores and the model.",
 )
@@ -274,23 +314,17 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
     any moment, the same command goes on with the epoch where it was. Several processes, on a GPU each or on the CPU:
     "accelerate launch --multi_gpu --num_processes 2 -m ecgmoe train ...".
     """
-    from ecgmoe import backbones, baselines, datasets, evaluation, features, prediction, results, training
+    from ecgmoe import backbones, datasets, evaluation, features, prediction, results, training
     from ecgmoe.fusion import ECGMoE
 
     parts = ("validation", "test")
-    with _input_errors():
-        cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
-        config = training.FitConfig(**fit)
-        group = training.processes.started()
-        if group.is_main_process:
-            try:  # what cannot be scored is said before training, not after
-                floors = baselines.floors(cohort)
-                for split in parts:
-                    evaluation.score_table(floors, cohort, split=split, n_boot=0)
-            except ValueError as error:
-                raise InputError(str(error)) from None
-        inputs = features.make_inputs(cohort, preset=preset, seed=config.seed)
-        fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
+    cohort = datasets.load(data_root, fs=backbones.RECORDING_HZ[preset], max_records=records)
+    config = training.FitConfig(**fit)
+    group = training.processes.started()
+    if group.is_main_process:
+        floors = _floors(cohort)
+    inputs = features.make_inputs(cohort, preset=preset, seed=config.seed)
+    fitted = training.train(cohort, inputs, config=config, folder=folder, preset=preset, lora=lora, top_k=top_k)
     if group.is_main_process:
         prediction.save(cast(ECGMoE, fitted.model), folder / "model", config.seed)
         runs = {"ECG-MoE": fitted.predictions, **floors}
@@ -308,7 +342,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--row", default="ECG-MoE", metavar="NAME", help="Which ECG-MoE: a row of `reference --list`.")
 @click.option(
     "--members", default=3, type=click.IntRange(min=1), help="Trainings from different seeds that answer as one."
@@ -317,6 +351,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed of the first training.")
 @click.option(
     "--runs",
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Keeps checkpoints: after a kill, the same command goes on.",
 )
@@ -338,13 +373,12 @@ def ship(
     if row.lower() not in models:
         raise click.UsageError(f"no ECG-MoE {row}; known are {', '.join(one.name for one in models.values())}")
     chosen = models[row.lower()]
-    with _input_errors():
-        cohort = datasets.load(data_root, max_records=0)
-        recipe = reference.recipe(data_root)
-        most = epochs or max(1, round(recipe.epochs * chosen.effort))
-        config = replace(recipe, **chosen.fit, epochs=most, seed=seed)
-        shape = {"names": chosen.backbones, **chosen.shape}
-        shipping.ship(cohort, folder, config=config, members=members, runs=runs, **shape)
+    cohort = datasets.load(data_root, max_records=0)
+    recipe = reference.recipe(data_root)
+    most = epochs or max(1, round(recipe.epochs * chosen.effort))
+    config = replace(recipe, **chosen.fit, epochs=most, seed=seed)
+    shape = {"names": chosen.backbones, **chosen.shape}
+    shipping.ship(cohort, folder, config=config, members=members, runs=runs, **shape)
     click.echo((folder / "README.md").read_text("utf-8"))
 
 
@@ -354,17 +388,22 @@ def ship(
     "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
 )
 @click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+@click.option(
+    "--json",
+    "json_file",
+    callback=_writable,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here too.",
+)
 def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -> None:
     """Score a trained model on fold 9 of DATA_ROOT, as its card has it: what `predict` answers against the labels."""
     import pandas as pd
 
     from ecgmoe import datasets, prediction, results, shipping
 
-    with _input_errors():
-        predictor = prediction.load(model)
-        cohort = datasets.load(data_root, fs=int(predictor.model.config.fs), max_records=records)
-        found = shipping.judged(predictor, cohort)
+    predictor = prediction.load(model)
+    cohort = datasets.load(data_root, fs=int(predictor.model.config.fs), max_records=records)
+    found = shipping.judged(predictor, cohort)
     for name, part in found.items():
         text = part.to_string(index=False) if isinstance(part, pd.DataFrame) else str(part)
         click.echo(f"{name}\n{text}\n")
@@ -383,10 +422,13 @@ def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -
 @click.option("--csv", "form", flag_value="csv", default=True, help="Write a table of comma-separated values.")
 @click.option("--json", "form", flag_value="json", help="Write a list of objects.")
 @click.option("--fs", type=click.FloatRange(min=0, min_open=True), help="Sampling rate of CSV and npy files, Hz.")
-@click.option("--leads", metavar="NAMES", help="Leads of CSV and npy files in order, such as I,II,V1.")
+@click.option(
+    "--leads", metavar="NAMES", help="Leads of CSV and npy files in order, such as I,II,V1; - for a column to skip."
+)
 @click.option("--unit", default="mV", type=click.Choice(["mV", "uV", "V"]), help="Of CSV and npy files.")
 @click.option(
     "--figures",
+    callback=_writable,
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for a figure of every window: the ECG, the predictions, and where the model looked.",
 )
@@ -421,9 +463,13 @@ def predict(
         raise click.UsageError(f"unknown task {named}; known are {', '.join(TASKS)}")
     given = tuple(name.strip() for name in leads.split(",")) if leads else ()
     if wrong := [name for name in given if sources.standard_name(name) is None and name not in ("", "-")]:
-        raise click.UsageError(f"unknown lead {', '.join(wrong)}; known are I, II, III, aVR, aVL, aVF, V1-V6")
-    with _input_errors():
-        predictor = prediction.load(model)
+        known = "I, II, III, aVR, aVL, aVF, V1-V6, and - for a column to skip"
+        raise click.UsageError(f"unknown lead {', '.join(wrong)}; known are {known}")
+    if (fs or leads or context.get_parameter_source("unit") == ParameterSource.COMMANDLINE) and any(
+        path.suffix.lower() not in (".csv", ".npy") for path in records
+    ):
+        click.echo("--fs, --leads and --unit are for CSV and npy files alone; WFDB records say their own", err=True)
+    predictor = prediction.load(model)
     if missing := [name for name in wanted or () if name not in predictor.tasks]:
         click.echo(f"{model} was not trained on {', '.join(missing)}: these cells stay empty", err=True)
     n_rows = n_answered = n_skipped = 0
@@ -487,8 +533,7 @@ def data(ptbxl: Path | None, annotated: Path | None, records: int) -> None:
     """Compare reading, preparing and beat detection with the packages that users have today."""
     from ecgmoe import bench
 
-    with _input_errors():
-        metrics = bench.data(annotated_root=annotated, ptbxl_root=ptbxl, max_records=records)
+    metrics = bench.data(annotated_root=annotated, ptbxl_root=ptbxl, max_records=records)
     click.echo("\n".join(bench.describe(metrics)))
 
 
@@ -501,13 +546,18 @@ def data(ptbxl: Path | None, annotated: Path | None, records: int) -> None:
 )
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Records of a pass.")
 @click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each way is timed.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+@click.option(
+    "--json",
+    "json_file",
+    callback=_writable,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here too.",
+)
 def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None) -> None:
     """Compare float32 as the backbones' authors compute it, our float32, and bfloat16: time, error, what auto picks."""
     from ecgmoe import bench_backbones as bench
 
-    with _input_errors():
-        metrics = bench.measure(preset, batch, rounds, json_file=json_file)
+    metrics = bench.measure(preset, batch, rounds, json_file=json_file)
     click.echo("\n".join(bench.describe(metrics)))
 
 
@@ -524,26 +574,36 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
     "--seeds", default=3, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
 )
 @click.option("--device", default="cpu", callback=_device, help="Where to compute: cpu, cuda or cuda:1.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+@click.option(
+    "--json",
+    "json_file",
+    callback=_writable,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here too.",
+)
 def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: str, json_file: Path | None) -> None:
     """Compare one pass for all tasks with one model a task, time and memory, and tell how its cost grows."""
     from ecgmoe import bench_inference as bench
 
-    with _input_errors():
-        metrics = bench.measure(preset, records, rounds, seeds, device, json_file)
+    metrics = bench.measure(preset, records, rounds, seeds, device, json_file)
     click.echo("\n".join(bench.describe(metrics)))
 
 
 @benchmarks.command(name="predict")
 @click.option("--records", default=1000, type=click.IntRange(min=2), help="Recordings; ten times as many follow.")
 @click.option("--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or a folder.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+@click.option(
+    "--json",
+    "json_file",
+    callback=_writable,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here too.",
+)
 def bench_predict(records: int, model: str, json_file: Path | None) -> None:
     """Time `predict` on one core, and compare its memory on some recordings and on ten times as many."""
     from ecgmoe import bench_predict as bench
 
-    with _input_errors():
-        metrics = bench.measure(records, model, json_file)
+    metrics = bench.measure(records, model, json_file)
     click.echo("\n".join(bench.describe(metrics)))
 
 
@@ -619,19 +679,9 @@ def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> 
     from ecgmoe import elsewhere as _elsewhere
     from ecgmoe import prediction
 
-    with _input_errors():
-        card = prediction.load(model).card
-        metrics = _elsewhere.measure(folders, model, json_file)
+    card = prediction.load(model).card
+    metrics = _elsewhere.measure(folders, model, json_file)
     click.echo("\n".join(_elsewhere.describe(metrics, card)))
-
-
-@contextmanager
-def _input_errors() -> Iterator[None]:
-    """Show what is wrong with the input in one line, and leave with exit code 1."""
-    try:
-        yield
-    except (InputError, FileExistsError) as error:
-        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ecgmoe import datasets, results
+from ecgmoe import datasets, prediction, results
 from ecgmoe.records import write_record
 
 #: Recordings that differ; more are these again under other names.
@@ -59,7 +59,13 @@ def measure(n_records: int = 1000, model: str = "compact-ptbxl", json_file: Path
     dict
         ``start_s`` (all of one recording), ``records_per_s`` (of the rest of ``n_records``), ``peak_mb`` by number of
         recordings, and ``memory_ratio`` of the last two.
+
+    Raises
+    ------
+    ModelError
+        There is no such model, or it cannot be used.
     """
+    prediction.load(model)  # what is wrong with it is said here
     with tempfile.TemporaryDirectory() as folder:
         many = write(Path(folder) / "many", 10 * n_records)
         names = sorted(many.glob("*.hea"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ecgmoe import bench_predict
+from ecgmoe.prediction import ModelError
 
 
 def test_figures_follow_from_the_costs(model, tmp_path, monkeypatch):
@@ -29,6 +30,12 @@ def test_figures_follow_from_the_costs(model, tmp_path, monkeypatch):
 def test_a_run_that_fails_is_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="status 1"):
         bench_predict.run([tmp_path / "nowhere", "--model", tmp_path])
+
+
+def test_a_model_that_is_not_there_is_said_before_recordings_are_written(monkeypatch):
+    monkeypatch.setattr(bench_predict, "write", lambda *_: pytest.fail("written"))
+    with pytest.raises(ModelError, match="there is no model foo"):
+        bench_predict.measure(10, "foo")
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from click.testing import CliRunner, Result
 from synthetic import ecg
 
 from ecgmoe import __main__ as command_line
-from ecgmoe import bench, datasets, prediction, training
+from ecgmoe import bench, datasets, prediction, probing, training
 from ecgmoe.datasets import simulated
 from ecgmoe.records import LEADS, write_record
 
@@ -39,11 +41,67 @@ def test_a_store_is_prepared_from_either_layout_and_finished_once(source: Path, 
     assert "0 shards made, 1 kept" in invoke("prepare", source, tmp_path / "store", "--workers", 0).output
 
 
+#: Commands that say before all else that the place which is named next cannot be written.
+WRITING = (
+    ("simulate",),
+    ("prepare", "nowhere"),
+    ("train", "nowhere", "--folder"),
+    ("probe", "nowhere", "--folder"),
+    ("ship", "nowhere"),
+    ("evaluate", "nowhere", "--json"),
+    ("predict", "nowhere", "--model", "nowhere", "--figures"),
+    ("bench", "inference", "--json"),
+)
+
+
+def test_a_place_that_cannot_be_written_is_said_before_all_else(tmp_path: Path, monkeypatch) -> None:
+    for words in WRITING:
+        assert f"{Path(__file__)} is no folder" in invoke(*words, Path(__file__) / "x").output, words
+    monkeypatch.setattr(command_line.os, "access", lambda path, mode: path != tmp_path)
+    assert f"{tmp_path} cannot be written to" in invoke("simulate", tmp_path / "x" / "y").output
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_error_of_the_system_is_one_line_and_a_closed_pipe_is_not_its_business(tmp_path: Path, monkeypatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(simulated, "write", fails)
+    for error, said in (
+        (PermissionError(13, "Permission denied", "here"), "Error: here: Permission denied; check path"),
+        (OSError(28, "No space left on device"), "Error: No space left on device; check path"),
+        (OSError("words"), "Error: words"),
+        (BrokenPipeError(32, "Broken pipe"), ""),
+    ):
+        done = invoke("simulate", tmp_path / "x")
+        assert done.exit_code == 1 and done.output.startswith(said) and bool(done.output) == bool(said), error
+
+
+def test_numbers_that_make_no_sense_are_wrong_usage(tmp_path: Path) -> None:
+    for words in (("--patients", 0), ("--patients", -5), ("--seed", -1)):
+        assert invoke("simulate", tmp_path / "x", *words).exit_code == 2, words
+    for command in ("probe", "pretrain"):
+        assert "--seed" in invoke(command, "simulated", "--seed", -1).stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
+def test_a_full_disk_is_one_line(model: Path, records: Path) -> None:
+    words = [sys.executable, "-m", "ecgmoe", "predict", str(records / "a"), "--model", str(model)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "window" not in line] == [
+        "Error: No space left on device; check path, permissions and space"
+    ]
+
+
 def test_bad_input_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     for words in (
         ("prepare", tmp_path / "nowhere", tmp_path / "store"),
         ("bench", "data", "--ptbxl", tmp_path / "nowhere"),
         ("simulate", Path(__file__).parent),
+        ("bench", "predict", "--model", "foo"),
+        *((*words, Path(__file__) / "x") for words in WRITING),
     ):
         done = invoke(*words)
         assert done.exit_code == 1, words
@@ -84,12 +142,14 @@ def test_what_cannot_be_scored_is_said_before_training(
         raise AssertionError("trained")
 
     monkeypatch.setattr(training, "train", never)
+    monkeypatch.setattr(probing, "probe", never)
     for fold in (8, 9):
         table = few.table.assign(age=few.table["age"].where(few.table["fold"] != fold))
         broken = replace(few, table=table)
         monkeypatch.setattr(datasets, "load", lambda *_, broken=broken, **__: broken)
-        done = invoke("train", "few", "--folder", tmp_path / "run", "--preset", "compact-random")
-        assert done.exit_code == 1 and done.output.startswith("Error: age: no labelled record"), done.output
+        for words in (("train", "few", "--folder", tmp_path / "run"), ("probe", "few")):
+            done = invoke(*words, "--preset", "compact-random")
+            assert done.exit_code == 1 and done.output.startswith("Error: age: no labelled record"), done.output
     assert not (tmp_path / "run").exists()
 
 
@@ -169,6 +229,7 @@ def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -
         (1, (records / "a", "--tasks", "potassium")),
     ):
         assert invoke("predict", *words, "--model", model).exit_code == code, words
+    assert "- for a column to skip" in invoke("predict", records / "a", "--leads", "I,V9", "--model", model).stderr
     done = invoke("predict", records / "a", "--model", "no-such-model")
     assert done.exit_code == 1 and done.stderr.startswith("Error: there is no model no-such-model")
     done = invoke("predict", records / "damaged", "--model", model, "--json")
@@ -186,6 +247,14 @@ def test_tables_and_arrays_are_predicted_with_rate_leads_and_unit(model: Path, t
     pd.DataFrame(signal.T, columns=list(LEADS)).to_csv(tmp_path / "x.csv", index=False)
     assert invoke("predict", tmp_path / "x.csv", "--model", model, "--fs", 125).exit_code == 0
     assert "--fs" in invoke("predict", tmp_path / "x.csv", "--model", model).stderr
+
+
+@pytest.mark.parametrize("words", [("--fs", 125), ("--leads", "I"), ("--unit", "mV")])
+def test_options_that_do_not_matter_are_said_once(model: Path, records: Path, words: tuple[object, ...]) -> None:
+    said = "--fs, --leads and --unit are for CSV and npy files alone"
+    assert invoke("predict", records / "a", records / "b", "--model", model, *words).stderr.count(said) == 1
+    assert said not in invoke("predict", records / "a", "--model", model).stderr
+    assert said not in invoke("predict", records / "a.csv", "--model", model, *words).stderr
 
 
 def test_a_figure_of_every_window_is_drawn(model: Path, records: Path, tmp_path: Path) -> None:
