@@ -54,8 +54,9 @@ conda: ## Make the same environment with conda, named ecgmoe
 	conda env create -f environment.yml
 	conda run -n ecgmoe --no-capture-output bash postBuild
 
-clean: ## Remove the book, its runs and everything cached; the environment stays
-	rm -rf _build book/notebooks book/_generated runs/book .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage
+clean: ## Remove the book, its runs and everything cached; the environment and checkpoints in .cache/weights stay
+	test ! -d .cache || find .cache -mindepth 1 -maxdepth 1 ! -name weights -exec rm -rf {} +
+	rm -rf _build book/notebooks book/_generated runs/book .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage
 
 # PyTorch comes first and without CUDA where its own index is in reach (200 MB, not 3 GB). momentfm asks for versions of
 # 2023; it runs with the pinned ones, so its own are left aside.

@@ -72,6 +72,21 @@ def test_momentfm_is_pinned_but_not_declared_because_its_own_pins_cannot_be_met(
     assert "momentfm" not in {requirement.name for requirement in DECLARED}
 
 
+def test_make_clean_spares_the_checkpoints_that_users_brought(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    for times in range(2):
+        subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+        assert (tmp_path / ".cache").exists() == bool(times), "and without a cache it is content"
+        for file in (".cache/weights/moment/model", ".cache/features/a", ".cache/.b", "_build/c"):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / file).touch()
+        subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+        left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+        assert sorted(left) == [".cache/weights/moment/model", "Makefile", "constraints.txt", "pyproject.toml"]
+
+
 def test_conda_and_binder_reach_what_make_reaches():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
