@@ -75,10 +75,10 @@ def version_of(package: str) -> str:
 
 
 def _device() -> str:
+    """The processor, and the GPU where torch sees one: which of them computed what is for the parameters to say."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"CPU, {platform.machine()}, {os.cpu_count()} cores"
+    gpu = f"; {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
+    return f"CPU, {platform.machine()}, {os.cpu_count()} cores{gpu}"
 
 
 def provenance(

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ecgmoe import results
 from ecgmoe.datasets import Card, Cohort
@@ -52,6 +53,15 @@ def test_a_failed_save_keeps_the_old_file(folder):
         results.save("99_test", {"x": object()})
     assert results.load("99_test")["metrics"] == {"x": 1}
     assert [path.name for path in folder.iterdir()] == ["99_test.json"]
+
+
+def test_the_device_is_the_processor_and_the_gpu_beside_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    processor = results.provenance()["device"]
+    assert processor.startswith("CPU, ") and processor.endswith(" cores")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    assert results.provenance()["device"] == f"{processor}; NVIDIA H100"
 
 
 def test_run_dir(tmp_path, monkeypatch):
