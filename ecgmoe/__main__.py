@@ -446,9 +446,9 @@ def predict(
 ) -> None:
     """Predict RR interval, age, sex and rhythm from each RECORD, a line for each ten seconds.
 
-    RECORD is a WFDB record (with or without extension), a folder of them, a CSV file (a column a lead, a row a sample)
-    or a npy file (leads, samples). Any sampling rate, any selection of the twelve leads. The table goes to standard
-    output, all else to standard error. What cannot be read is listed and left out.
+    RECORD is a WFDB record (its name or a file of it), a folder of them, a CSV file (a column a lead, a row a sample)
+    or a npy file (leads, samples). Any sampling rate, any selection of the twelve leads; MLII counts as II. The table
+    goes to standard output, all else to standard error. What cannot be read is listed and left out.
 
     Exit code: 0 if something was predicted, 1 if nothing was, 2 for wrong usage. Not a medical device.
     """

@@ -219,6 +219,13 @@ def _from_csv(name: str, path: Path, files: Files) -> Recording:
             if first and not kept:
                 reason = f"no column is one of the twelve leads: {', '.join(columns[:15])}"
                 raise RecordError(name, reason, "name the columns I, II, ..., V6 in the first line, or give --leads")
+            found = [_UNIT.search(columns[i].lower()) for i in kept]
+            units = {re.sub("[µμ]", "u", unit[1]) for unit in found if unit}
+            if wrong := units - {files.unit.lower()}:
+                unit = f"{wrong.pop()[:-1]}V"
+                raise RecordError(
+                    name, f"the first line says {unit}, to be read as {files.unit}", f"give --unit {unit}"
+                )
             n_samples = _last_line(name, stream, first, separator) - has_header
         if n_samples < 1:
             raise RecordError(name, "there are no samples", "check path and file")

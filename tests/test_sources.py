@@ -147,6 +147,15 @@ def test_a_table_has_a_column_a_lead_in_any_order_and_unit(tmp_path, signal, uni
     np.testing.assert_allclose(found.signal, signal[[6, 1]], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("said", "unit"), [("uV", "uV"), ("µV", "uV"), ("mV", "mV"), ("V", "V")])
+def test_a_unit_that_the_first_line_says_must_be_the_one_given(tmp_path, said, unit):
+    path = tmp_path / "a.csv"
+    path.write_text(f"ECG I ({said}),II\n1,2\n")
+    assert one(path, fs=100, unit=unit).leads == (f"ECG I ({said})", "II")
+    other = "V" if unit == "mV" else "mV"
+    assert str(error(path, fs=100, unit=other)).endswith(f"says {unit}, to be read as {other}; give --unit {unit}")
+
+
 def test_a_table_without_a_header_takes_the_given_names(tmp_path, signal):
     np.savetxt(tmp_path / "a.csv", signal[:2].T, delimiter=",")
     found = one(tmp_path / "a.csv", fs=100, leads=("I", "II"))
