@@ -669,7 +669,13 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
 @click.option(
     "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the result here too.")
+@click.option(
+    "--json",
+    "json_file",
+    callback=_writable,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the result here too.",
+)
 def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> None:
     """Score a trained model on recordings of other hospitals, each FOLDER of WFDB records a source of its own.
 

@@ -34,9 +34,6 @@ NAME = "elsewhere"
 #: Ages that are scored, years: younger hearts are no adults', and older ages PTB-XL publishes as one value.
 AGES = (18, tasks.AGE_CENSORED_ABOVE)
 
-#: Part of lead II that may differ from the sum of I and III: rounding and filters leave less than a hundredth.
-MISFIT = 0.1
-
 #: Detector that the RR interval is held against; the model reads another.
 DETECTOR = "xqrs (wfdb)"
 
@@ -156,9 +153,9 @@ def answers(predictor: Predictor, folder: Path, gain: float | None = None) -> tu
                     first = (first * (record.gain / gain)[:, None]).astype(np.float32)
                 leads_LT = sources.rows_of(first, record.leads, name)
                 peaks = detection.detectors()[DETECTOR](leads_LT[None], round(record.fs))[0]
-                misfit = np.std(leads_LT[1] - leads_LT[0] - leads_LT[2]) / max(np.std(leads_LT[1]), 1e-9)
+                misfit = prediction.limb_misfit(leads_LT)
                 header = labels(path.read_text("utf-8", "replace"))
-                told[name] = (*header, tasks.mean_rr_interval(peaks, record.fs), float(misfit))
+                told[name] = (*header, tasks.mean_rr_interval(peaks, record.fs), misfit)
                 yield Recording(name, first, record.fs, record.leads, record.warnings)
             except RecordError as error:
                 yield RecordError(name, error.reason, error.cure)
@@ -272,7 +269,7 @@ def measure(
                     "age outside of 18-89": int((~age.between(*AGES) & age.notna()).sum()),
                     "sex missing": int(answered["told_sex"].isna().sum()),
                     "no RR interval by the other detector": int(answered["told_rr"].isna().sum()),
-                    "lead II is not I + III": int((answered["misfit"].astype(float) > MISFIT).sum()),
+                    "lead II is not I + III": int((answered["misfit"].astype(float) > prediction.MISFIT).sum()),
                 }
             )
             skipped += left_out.assign(source=source.title).to_dict("records")

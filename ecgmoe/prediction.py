@@ -88,6 +88,16 @@ NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {"sex": (CHEST, LIMB), "rhythm":
 NEED_ALL = ("age_years_low", "age_years_high")
 
 
+#: Part of lead II that may differ from the sum of I and III: rounding and filters leave less than a hundredth.
+MISFIT = 0.1
+
+
+def limb_misfit(signal_LT: np.ndarray) -> float:
+    """SD of what lead II lacks to the sum of I and III, as a part of its own; (12, samples) in mV."""
+    first_T, second_T, third_T = signal_LT[:3]
+    return float(np.std(second_T - first_T - third_T) / max(np.std(second_T), 0.01))
+
+
 class ModelError(InputError):
     """A trained model cannot be used; the message says what is wrong with it and what to do."""
 
@@ -305,6 +315,8 @@ class Predictor:
                 continue
             if alike_B[i] < ALIKE:
                 own.append("beats unlike each other: RR interval and rhythm may be wrong")
+            if window.recorded_L[:3].all() and limb_misfit(window.signal_LT) > MISFIT:
+                own.append("lead II is not the sum of I and III: are leads and gains right?")
             if poor := [lead for lead, value in zip(LEADS, quality_BL[i], strict=True) if value < POOR_QUALITY]:
                 own.append(f"poor quality: {', '.join(poor)}")
         return signal_BLT, peaks, warnings, alive

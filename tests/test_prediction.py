@@ -361,7 +361,12 @@ def test_a_disturbed_lead_is_said_to_be_poor(predictor, cohort):
     signal = cohort.signal[0].copy()
     signal[9] += 5 * np.sin(2 * np.pi * 0.3 * np.arange(signal.shape[1]) / cohort.fs)  # the baseline wanders
     assert "poor quality: V4" in predictor.predict(signal, cohort.fs)["warnings"][0]
-    assert predictor.predict(cohort.signal[0], cohort.fs)["warnings"][0] == ""
+    signal = cohort.signal[0].copy()
+    signal[2] = signal[1] - signal[0]
+    assert predictor.predict(signal, cohort.fs)["warnings"][0] == ""
+    signal[2] *= 1.5
+    assert "lead II is not the sum of I and III" in predictor.predict(signal, cohort.fs)["warnings"][0]
+    assert "the sum" not in predictor.predict(signal[1:], cohort.fs, LEADS[1:])["warnings"][0], "I is not there"
 
 
 def test_what_cannot_be_used_is_refused(predictor, cohort):
