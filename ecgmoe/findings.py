@@ -147,7 +147,7 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
 
     rivals = {rival: f"the {rival}"}
     if told in seeds:
-        rivals[told] = f"a {rival} that is told the signal characteristics ({_of_seeds(seeds[told])})"
+        rivals[told] = f"a {rival} that is told the signal characteristics ({of_seeds(seeds[told])})"
 
     def verdict(comparisons: pd.DataFrame) -> str:
         pairs, said = ablation.levelled(comparisons), []
@@ -164,7 +164,7 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
             return ""
         better, task, names = pairs["better"], pairs["task"], pairs["baseline"].unique()
         least, most = seeds[names].min(), seeds[names].max()
-        trained_with = f"{_of_seeds(most)} each" if least == most else f"{least} to {most} seeds"
+        trained_with = f"{of_seeds(most)} each" if least == most else f"{least} to {most} seeds"
         return (
             f" Clearly better than all {len(names)} rivals of Table 3 ({trained_with}): "
             f"{answers((better == 'model').groupby(task, sort=False).all())}; clearly worse than any of them: "
@@ -173,18 +173,18 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
 
     said = (
         f"On real hearts (PTB-XL's fold 9, {metrics['records']['test']:,} recordings) a plain {rival} reaches "
-        f"{figures(rival)} ({_of_seeds(seeds[rival])}); {full} over frozen backbones {figures(full)} "
-        f"({_of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}{against_table_3()}"
+        f"{figures(rival)} ({of_seeds(seeds[rival])}); {full} over frozen backbones {figures(full)} "
+        f"({of_seeds(seeds[full])}). {verdict(metrics['comparisons'])}{against_table_3()}"
     )
     if trained in seeds:
         said += (
-            f" With ECG-FM, one of its backbones, trained with it: {figures(trained)} ({_of_seeds(seeds[trained])}). "
+            f" With ECG-FM, one of its backbones, trained with it: {figures(trained)} ({of_seeds(seeds[trained])}). "
             f"{verdict(metrics['trained_comparisons'])}"
         )
     return said
 
 
-def _of_seeds(n: int) -> str:
+def of_seeds(n: int) -> str:
     """Number of seeds in words for a sentence."""
     return "one seed" if n == 1 else f"{n} seeds"
 
