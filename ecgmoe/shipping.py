@@ -369,7 +369,8 @@ def _covariance(signal_BLT: np.ndarray) -> np.ndarray:
 #: What nobody should expect of a shipped model, whatever it learnt from.
 LIMITS = (
     "Not a medical device, and not tested as one; for research alone.",
-    "Elsewhere than where it was trained it will do worse, and nobody has measured how much.",
+    "Elsewhere than where it was trained it does worse, and its intervals hold less: chapter 10 has figures of small "
+    "samples from other hospitals, and `python -m ecgmoe elsewhere FOLDER` measures recordings of your own.",
     "Prediction intervals were chosen to hold 95 % of the labels; the card says what they hold, less in some groups.",
     "Probabilities are calibrated on recordings of the kind that it learnt from, and nowhere else.",
     "RR intervals are those of hearts that beat about 24 to 250 times a minute; where nothing beats for more than 3 s "
