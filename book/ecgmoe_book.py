@@ -154,7 +154,7 @@ SHOWN = {
     evaluation.PEAKS: "",
     evaluation.CHARACTERISTICS: ", linear",
     "EnECG mended + characteristics": "",
-    "ECG-FM: full + characteristics": "",
+    configurations.ALONE: "",
     "Time MoE": ", Table 3",
     "ResNet": "",
     "ResNet + characteristics": "",
