@@ -366,7 +366,8 @@ def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any], at_least: 
         shown = [row for row in card["test"]["scores"] if row["task"] != "rhythm"] + inside
         title = f"{card['data']['name'].split()[0]}, fold 9"
         cells[title] = {(row["task"], row["metric"]): row for row in shown}
-        counts[title] = max(row["n"] for row in shown)
+        silent = card["test"].get("without an answer", {})
+        counts[title] = max(row["n"] + silent.get(row["task"], 0) for row in shown)
     lines = [["Recordings", *(f"{counts[source]:,}" for source in cells)]]
     lines += [
         [words, *(_cell(own.get((task, metric)), places) for own in cells.values())]
