@@ -65,21 +65,32 @@ def _floors(cohort: Any) -> Any:
     return floors
 
 
-def _writable(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    """Refuse a place where nothing can be written, before anything is computed for it."""
-    if value is None:
-        return None
-    place = value.absolute()
-    there = next(path for path in (place, *place.parents) if os.path.exists(path))
-    if there != place and not there.is_dir():
-        raise click.ClickException(f"{value}: {there} is no folder; name another place")
-    if not os.access(there, os.W_OK):
-        raise click.ClickException(f"{value}: {there} cannot be written to; check permissions, or name another place")
-    return value
+class _Place(click.Path):
+    """Where something will be written; one where nothing can be is refused before anything is computed for it."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        place = cast(Path, super().convert(value, parameter, context))
+        there = next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
+        if there != place.absolute() and not there.is_dir():
+            raise click.ClickException(f"{place}: {there} is no folder; name another place")
+        if not os.access(there, os.W_OK):
+            reason = f"{there} cannot be written to; check permissions, or name another place"
+            raise click.ClickException(f"{place}: {reason}")
+        return place
+
+
+_FOLDER = _Place(file_okay=False, path_type=Path)
+_json_file = click.option(
+    "--json", "json_file", type=_Place(dir_okay=False, path_type=Path), help="Write the result here too."
+)
+_model = click.option(
+    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
+)
+_PRESETS = click.Choice(["compact", "compact-random", "published", "published-random"])
 
 
 @app.command()
-@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=_FOLDER)
 @click.option("--patients", default=1000, type=click.IntRange(min=1), help="Number of patients.")
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option(
@@ -95,7 +106,7 @@ def simulate(folder: Path, patients: int, seed: int, layout: Literal["ptbxl", "m
 
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
-@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=_FOLDER)
 @click.option(
     "--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz; chapters take 100."
 )
@@ -118,8 +129,7 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option(
     "--folder",
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Where weights and cards go; by default where the chapters look for them.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Passes over the recordings, instead of the recipe's.")
@@ -157,7 +167,7 @@ def pretrain(
 @click.option(
     "--preset",
     default="compact",
-    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    type=_PRESETS,
     help="Backbones that are probed.",
 )
 @click.option(
@@ -166,8 +176,7 @@ def pretrain(
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed.")
 @click.option(
     "--folder",
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Where the result goes, by default with the other runs; the book reads data/reference.",
 )
 def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | None) -> None:
@@ -199,7 +208,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 @click.option(
     "--preset",
     default="compact",
-    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    type=_PRESETS,
     help="Backbones.",
 )
 @click.option(
@@ -212,8 +221,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 @click.option("--list", "only_list", is_flag=True, help="Name rows and groups, and train nothing.")
 @click.option(
     "--folder",
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Where the result goes, by default with the other runs; the book reads data/reference.",
 )
 def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
@@ -252,8 +260,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
     "--folder",
     default=Path("data/reference"),
     show_default=True,
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Where the result goes.",
 )
 def curve(data_root: str, rows: tuple[str, ...], seed: int, folder: Path) -> None:
@@ -273,14 +280,13 @@ def curve(data_root: str, rows: tuple[str, ...], seed: int, folder: Path) -> Non
 @click.option(
     "--folder",
     required=True,
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Gets checkpoints, metrics, scores and the model.",
 )
 @click.option(
     "--preset",
     default="compact",
-    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    type=_PRESETS,
     help="Backbones.",
 )
 @click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
@@ -342,7 +348,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
-@click.argument("folder", callback=_writable, type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=_FOLDER)
 @click.option("--row", default="ECG-MoE", metavar="NAME", help="Which ECG-MoE: a row of `reference --list`.")
 @click.option(
     "--members", default=3, type=click.IntRange(min=1), help="Trainings from different seeds that answer as one."
@@ -351,8 +357,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 @click.option("--seed", default=0, type=click.IntRange(min=0), help="Random seed of the first training.")
 @click.option(
     "--runs",
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Keeps checkpoints: after a kill, the same command goes on.",
 )
 def ship(
@@ -384,17 +389,9 @@ def ship(
 
 @app.command()
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
-@click.option(
-    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
-)
+@_model
 @click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
-@click.option(
-    "--json",
-    "json_file",
-    callback=_writable,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here too.",
-)
+@_json_file
 def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -> None:
     """Score a trained model on fold 9 of DATA_ROOT, as its card has it: what `predict` answers against the labels."""
     import pandas as pd
@@ -413,9 +410,7 @@ def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -
 
 @app.command()
 @click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
-)
+@_model
 @click.option(
     "--tasks", metavar="NAMES", help="Tasks separated by commas, such as rr,sex; by default all of the model."
 )
@@ -428,8 +423,7 @@ def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -
 @click.option("--unit", default="mV", type=click.Choice(["mV", "uV", "V"]), help="Of CSV and npy files.")
 @click.option(
     "--figures",
-    callback=_writable,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Folder for a figure of every window: the ECG, the predictions, and where the model looked.",
 )
 @click.pass_context
@@ -541,18 +535,12 @@ def data(ptbxl: Path | None, annotated: Path | None, records: int) -> None:
 @click.option(
     "--preset",
     default="published-random",
-    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    type=_PRESETS,
     help="Sizes and weights.",
 )
 @click.option("--batch", default=16, type=click.IntRange(min=1), help="Records of a pass.")
 @click.option("--rounds", default=3, type=click.IntRange(min=1), help="How often each way is timed.")
-@click.option(
-    "--json",
-    "json_file",
-    callback=_writable,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here too.",
-)
+@_json_file
 def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None) -> None:
     """Compare float32 as the backbones' authors compute it, our float32, and bfloat16: time, error, what auto picks."""
     from ecgmoe import bench_backbones as bench
@@ -565,7 +553,7 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
 @click.option(
     "--preset",
     default="published-random",
-    type=click.Choice(["compact", "compact-random", "published", "published-random"]),
+    type=_PRESETS,
     help="Sizes and weights of what is timed.",
 )
 @click.option("--records", default=2, type=click.IntRange(min=1), help="Records of a pass.")
@@ -574,13 +562,7 @@ def bench_backbones(preset: str, batch: int, rounds: int, json_file: Path | None
     "--seeds", default=3, type=click.IntRange(min=0), help="Trainings a point of the trade-off curve; 0: no curve."
 )
 @click.option("--device", default="cpu", callback=_device, help="Where to compute: cpu, cuda or cuda:1.")
-@click.option(
-    "--json",
-    "json_file",
-    callback=_writable,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here too.",
-)
+@_json_file
 def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: str, json_file: Path | None) -> None:
     """Compare one pass for all tasks with one model a task, time and memory, and tell how its cost grows."""
     from ecgmoe import bench_inference as bench
@@ -591,14 +573,8 @@ def bench_inference(preset: str, records: int, rounds: int, seeds: int, device: 
 
 @benchmarks.command(name="predict")
 @click.option("--records", default=1000, type=click.IntRange(min=2), help="Recordings; ten times as many follow.")
-@click.option("--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or a folder.")
-@click.option(
-    "--json",
-    "json_file",
-    callback=_writable,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here too.",
-)
+@_model
+@_json_file
 def bench_predict(records: int, model: str, json_file: Path | None) -> None:
     """Time `predict` on one core, and compare its memory on some recordings and on ten times as many."""
     from ecgmoe import bench_predict as bench
@@ -666,16 +642,8 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
-@click.option(
-    "--model", default="compact-ptbxl", metavar="NAME", help="A model that is shipped, or the folder of your own."
-)
-@click.option(
-    "--json",
-    "json_file",
-    callback=_writable,
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the result here too.",
-)
+@_model
+@_json_file
 def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> None:
     """Score a trained model on recordings of other hospitals, each FOLDER of WFDB records a source of its own.
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import detection, evaluation, prediction, results, sources, tasks
+from ecgmoe import caution, detection, evaluation, prediction, results, sources, tasks
 from ecgmoe.datasets import annotated
 from ecgmoe.prediction import Predictor
 from ecgmoe.records import RecordError, read_record
@@ -153,7 +153,7 @@ def answers(predictor: Predictor, folder: Path, gain: float | None = None) -> tu
                     first = (first * (record.gain / gain)[:, None]).astype(np.float32)
                 leads_LT = sources.rows_of(first, record.leads, name)
                 peaks = detection.detectors()[DETECTOR](leads_LT[None], round(record.fs))[0]
-                misfit = prediction.limb_misfit(leads_LT)
+                misfit = caution.limb_misfit(leads_LT)
                 header = labels(path.read_text("utf-8", "replace"))
                 told[name] = (*header, tasks.mean_rr_interval(peaks, record.fs), misfit)
                 yield Recording(name, first, record.fs, record.leads, record.warnings)
@@ -269,7 +269,7 @@ def measure(
                     "age outside of 18-89": int((~age.between(*AGES) & age.notna()).sum()),
                     "sex missing": int(answered["told_sex"].isna().sum()),
                     "no RR interval by the other detector": int(answered["told_rr"].isna().sum()),
-                    "lead II is not I + III": int((answered["misfit"].astype(float) > prediction.MISFIT).sum()),
+                    "lead II is not I + III": int((answered["misfit"].astype(float) > caution.MISFIT).sum()),
                 }
             )
             skipped += left_out.assign(source=source.title).to_dict("records")
@@ -357,7 +357,7 @@ def table(metrics: Mapping[str, Any] | None, card: Mapping[str, Any], at_least: 
     for row in pd.DataFrame(metrics["scores"]).to_dict("records"):
         if counts[row["source"]] >= at_least:
             cells.setdefault(row["source"], {})[row["task"], row["metric"]] = row
-    if card:
+    if "test" in card:  # of one that was only trained, nothing is known
         inside = [
             {**row, "metric": "inside", "value": row["share"]}
             for row in card["test"]["coverage"]

@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_model
 from torch import Tensor
 
-from ecgmoe import backbones, beats, inference
+from ecgmoe import backbones, beats, caution, inference, results
 from ecgmoe.backbones import Backbone
 from ecgmoe.backbones.published import SHIPPED as SHIPPED_BACKBONES
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig, Ensemble
@@ -33,7 +33,7 @@ from ecgmoe.multitask import Output
 from ecgmoe.records import LEADS, InputError, RecordError
 from ecgmoe.sources import Recording
 from ecgmoe.tasks import TASKS
-from ecgmoe.windows import WINDOW_S, Window, cut
+from ecgmoe.windows import Window, cut
 
 #: Folder of the models that come with this library.
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "models"
@@ -51,51 +51,8 @@ COLUMNS = (
 #: Column that is empty where a task has no answer, in the order of ``TASKS``.
 _ANSWERS = ("rr_ms", "age_years", "sex_female_probability", "potassium_abnormal_probability", "rhythm_probability")
 
-_PROBABILITY = {"sex": "sex_female_probability", "rhythm": "rhythm_probability"}
-
 #: Windows that are answered together.
 BATCH = 32
-#: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about two in a hundred of PTB-XL.
-POOR_QUALITY = 0.2
-#: No heart reaches it, mV; what does is an artefact, or in another unit.
-LARGEST_MV = 20.0
-#: Seconds before and after R that beats are compared over: the QRS complex, since P and T move with the rate.
-QRS_S = (0.05, 0.05)
-#: Power of the mean beat over that of the beats' departures from it, median over beats and over recorded leads, below
-#: which beats are said to be unlike each other: five in a hundred recordings of fold 8 of PTB-XL (21 % of those with
-#: premature ventricular beats, 47 % of paced ones, 3 % of those in sinus rhythm). White noise of 0.10 mV
-#: changed the RR interval of 141 of 300 recordings of fold 9 by more than 9.4 ms, and 77 of these lie below; noise of
-#: 0.15 mV that of 244, and 209 of them do.
-ALIKE = 3.25
-#: Beats that are unlike each other and smaller than this, mV from peak to peak, are noise. The smallest median beat of
-#: fold 8 of PTB-XL has 0.28 mV; noise of 0.05 mV is taken for beats of 0.16 mV.
-NOISE_MV = 0.2
-#: A beat that is smaller than this part of the largest one is none.
-SMALLEST_BEAT = 0.1
-#: Longest stretch without a heartbeat that is answered, s. The longest of fold 8 of PTB-XL is 1.8 s; a heart of 20
-#: beats a minute has one of 3.0 s.
-LONGEST_PAUSE_S = 3.2
-
-LIMB, CHEST = LEADS[:6], LEADS[6:]
-#: Leads of which some must have been recorded for an answer: one of each group. Otherwise the answer is that of a mean
-#: recording, which no patient has. Of 400 recordings of fold 9 of PTB-XL, 48 % of women, the six limb leads alone call
-#: 93 % female, and 0.53 are right; V1 alone and V2 alone call 44 % and 73 % atrial fibrillation, twelve leads 7.5 %.
-#: V2 alone calls nobody female. All six chest leads without a limb lead do better (of 300, sex 0.81 and rhythm 0.87 are
-#: right), but hardly anyone records them so.
-NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {"sex": (CHEST, LIMB), "rhythm": (LIMB,)}
-#: Columns of intervals that are empty where any lead had to be guessed: they are as wide as with twelve leads and
-#: would hold 69 % (lead I), 70 % (V1, or V2), 78 % (II) and 82 % (limb leads) of the ages instead of 95 %.
-NEED_ALL = ("age_years_low", "age_years_high")
-
-
-#: Part of lead II that may differ from the sum of I and III: rounding and filters leave less than a hundredth.
-MISFIT = 0.1
-
-
-def limb_misfit(signal_LT: np.ndarray) -> float:
-    """SD of what lead II lacks to the sum of I and III, as a part of its own; (12, samples) in mV."""
-    first_T, second_T, third_T = signal_LT[:3]
-    return float(np.std(second_T - first_T - third_T) / max(np.std(second_T), 0.01))
 
 
 class ModelError(InputError):
@@ -204,8 +161,8 @@ class Predictor:
         -------
         DataFrame
             A row a window of ten seconds, columns :data:`COLUMNS`. ``record`` is the number of the record. What was
-            not asked for, or cannot be given, is NaN or None, and ``warnings`` says why: :data:`NEEDS` and
-            :data:`NEED_ALL` tell which leads an answer takes.
+            not asked for, or cannot be given, is NaN or None, and ``warnings`` says why: :data:`.caution.NEEDS`
+            and :data:`.caution.NEED_ALL` tell which leads an answer takes.
 
         Raises
         ------
@@ -250,7 +207,7 @@ class Predictor:
             As from :func:`ecgmoe.sources.read`.
         tasks : str or sequence of str, optional
         any_leads : bool
-            Also give what :data:`NEEDS` and :data:`NEED_ALL` withhold, to measure what it is worth.
+            Also give what :data:`.caution.NEEDS` and :data:`.caution.NEED_ALL` withhold, to measure what it is worth.
 
         Yields
         ------
@@ -297,69 +254,29 @@ class Predictor:
             raise ValueError(f"unknown task {', '.join(unknown)}; known are {', '.join(TASKS)}")
         return tuple(name for name in self.tasks if name in tasks)
 
-    def _looked_at(self, windows: Sequence[Window]) -> tuple[Tensor, list[np.ndarray], list[list[str]], list[bool]]:
-        """Signals (B, 12, T), their R-peaks, the warnings of each window, and whether there is a heart to speak of."""
-        signal_BLT = torch.from_numpy(np.stack([window.signal_LT for window in windows]))
-        fs = self.model.config.fs
-        peaks = beats.detect_r_peaks(signal_BLT, fs)
-        quality_BL = beats.signal_quality(signal_BLT, fs, peaks)
-        recorded_BL = np.stack([window.recorded_L for window in windows])
-        size_BN, alike_B = _compared(signal_BLT, fs, peaks, recorded_BL)
-        warnings = [list(window.warnings) for window in windows]
-        alive = []
-        for i, (window, found, own) in enumerate(zip(windows, peaks, warnings, strict=True)):
-            if none := self._without_heart(window, found, size_BN[i, : len(found)], alike_B[i]):
-                own.append(none)
-            alive.append(not none)
-            if none:
-                continue
-            if alike_B[i] < ALIKE:
-                own.append("beats unlike each other: RR interval and rhythm may be wrong")
-            if window.recorded_L[:3].all() and limb_misfit(window.signal_LT) > MISFIT:
-                own.append("lead II is not the sum of I and III: are leads and gains right?")
-            if poor := [lead for lead, value in zip(LEADS, quality_BL[i], strict=True) if value < POOR_QUALITY]:
-                own.append(f"poor quality: {', '.join(poor)}")
-        return signal_BLT, peaks, warnings, alive
-
-    def _without_heart(self, window: Window, found: np.ndarray, size_N: np.ndarray, alike: float) -> str:
-        """Say why a window is not answered at all; nothing where it is."""
-        if not window.usable:
-            return "no lead to answer from"
-        if (largest := float(np.abs(window.signal_LT).max())) > LARGEST_MV:
-            return f"values up to {largest:.0f} mV, which no heart reaches: is the unit right?"
-        if not len(found):
-            return "no heartbeat found"
-        beat_N = size_N >= SMALLEST_BEAT * size_N.max()
-        edges_s = np.array([0.0, *found[beat_N] / self.model.config.fs, WINDOW_S])
-        if (pause := float(np.diff(edges_s).max())) > LONGEST_PAUSE_S:
-            return f"no heartbeat for {pause:.1f} s: pause, asystole or loss of signal"
-        if np.median(size_N) < NOISE_MV and alike < ALIKE:
-            return f"no heartbeat found: deflections of {np.median(size_N):.2g} mV, unlike each other"
-        if not beat_N.all():
-            return f"beats differ in size by more than {1 / SMALLEST_BEAT:.0f} times: artefact, or loss of signal"
-        return ""
-
     def _answered(self, windows: Sequence[Window], tasks: Sequence[str], any_leads: bool) -> "Answered":
-        signal_BLT, peaks, warnings, alive = self._looked_at(windows)
+        signal_BLT, fs = torch.from_numpy(np.stack([window.signal_LT for window in windows])), self.model.config.fs
+        peaks = beats.detect_r_peaks(signal_BLT, fs)
+        warnings, alive_B = caution.looked_at(windows, signal_BLT, peaks, fs)
         inputs = inference.made_for(self.model, signal_BLT, peaks)
         output = inference.run(self.model, self.networks, inputs, tasks)[0] if tasks else Output({})
-        columns = self._columns(output, peaks, tasks)
+        columns = self._columns(output, tasks)
         if "rr" in tasks:
             longest = longest_rr_ms(self.model)
-            for i, rr in enumerate(beats.mean_rr(peaks, self.model.config.fs)):
-                if alive[i] and rr >= longest:
+            for i, rr in enumerate(beats.mean_rr(peaks, fs)):
+                if alive_B[i] and rr >= longest:
                     warnings[i].append("RR interval beyond what the model can say")
                     for name in ("rr_ms", "rr_ms_low", "rr_ms_high"):
                         columns[name][i] = np.nan
         for values in columns.values():
-            values[~np.array(alive)] = None if values.dtype == object else np.nan
+            values[~alive_B] = None if values.dtype == object else np.nan
         if not any_leads:
             for i, window in enumerate(windows):
-                if alive[i]:
-                    warnings[i] += _withheld(window, i, columns)
+                if alive_B[i]:
+                    warnings[i] += caution.withheld(window, i, columns)
         return Answered(_table(windows, columns, warnings), tuple(windows), peaks, output, tuple(tasks), self.model)
 
-    def _columns(self, output: Output, peaks: Sequence[np.ndarray], tasks: Sequence[str]) -> dict[str, np.ndarray]:
+    def _columns(self, output: Output, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of answers for a batch."""
         calibration = self.calibration or Calibration({}, {}, {})
         columns: dict[str, np.ndarray] = {}
@@ -368,8 +285,6 @@ class Predictor:
             if name in tasks:
                 half = calibration.half_width.get(name, float("nan"))
                 value_B = values[name].cpu().numpy().astype(float)
-                if name == "rr":
-                    value_B[[len(found) < 2 for found in peaks]] = np.nan
                 columns |= {label: value_B, f"{label}_low": np.maximum(value_B - half, 0)}
                 columns[f"{label}_high"] = value_B + half
         if "sex" in tasks:
@@ -447,45 +362,6 @@ def _as_array(signal: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(signal, np.ma.MaskedArray):
         signal = np.ma.filled(signal.astype(np.float32), np.nan)
     return np.asarray(signal, np.float32)
-
-
-def _compared(
-    signal_BLT: Tensor, fs: float, peaks: Sequence[np.ndarray], recorded_BL: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of beats, mV from peak to peak (B, N), and how alike they are (B,); medians over recorded leads.
-
-    Likeness is the power of the mean beat over the median power of what beats depart from it. The median lets some
-    premature beats be as they are; a single beat is infinitely alike.
-    """
-    most = max(1, max(map(len, peaks)))
-    cut_out = beats.segment_beats(signal_BLT, fs, peaks, length=32, max_beats=most, window=QRS_S)
-    beat_BNCL = cut_out.beat_BNCL.numpy() - cut_out.beat_BNCL.numpy().mean(-1, keepdims=True)
-    size_BN, alike_B = np.zeros((len(peaks), most)), np.full(len(peaks), np.inf)
-    for i, found in enumerate(peaks):
-        beat_NCL = beat_BNCL[i, : len(found)][:, recorded_BL[i]]
-        if beat_NCL.size:
-            size_BN[i, : len(found)] = np.median(np.ptp(beat_NCL, axis=-1), axis=1)
-            mean_CL = beat_NCL.mean(0)
-            rest_C = np.median(np.square(beat_NCL - mean_CL).mean(-1), axis=0)
-            alike_B[i] = np.median(np.square(mean_CL).mean(-1) / np.maximum(rest_C, 1e-12))
-    return size_BN, alike_B
-
-
-def _withheld(window: Window, row: int, columns: Mapping[str, np.ndarray]) -> list[str]:
-    """Empty the cells of a row that rest on leads which were not recorded, and say so."""
-    recorded = {lead for lead, there in zip(LEADS, window.recorded_L, strict=True) if there}
-    said = []
-    for name, groups in NEEDS.items():
-        lacking = ["limb" if group == LIMB else "chest" for group in groups if not recorded & set(group)]
-        if lacking and name in columns:
-            columns[name][row], columns[_PROBABILITY[name]][row] = None, np.nan
-            said.append(f"no {name} without a {' and a '.join(lacking)} lead")
-    if window.guessed_L.any() and NEED_ALL[0] in columns:
-        if np.isfinite(columns[NEED_ALL[0]][row]):
-            said.append("no interval of age where leads are guessed")
-        for name in NEED_ALL:
-            columns[name][row] = np.nan
-    return said
 
 
 def _table(
@@ -570,7 +446,7 @@ def save(model: ECGMoE, folder: Path, seed: int = 0) -> None:
     (folder / "card.json").unlink(missing_ok=True)  # of other weights
     model.save_pretrained(folder)
     card = {"files": {"model.safetensors": sha256(folder / "model.safetensors")}, **backbones_of(model, seed)}
-    (folder / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
+    results.write_json(folder / "card.json", card)
 
 
 def frozen_backbones(model: ECGMoE | Ensemble) -> list[str]:

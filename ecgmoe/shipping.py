@@ -21,7 +21,7 @@ from safetensors.torch import save_model
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ecgmoe import backbones, evaluation, features, prediction, reliability, results, training
+from ecgmoe import backbones, caution, evaluation, features, prediction, reliability, results, training
 from ecgmoe.datasets import Cohort
 from ecgmoe.fusion import ECGMoE, Ensemble
 from ecgmoe.prediction import Calibration, Predictor
@@ -167,7 +167,7 @@ def judge(predictor: Predictor, cohort: Cohort, split: str = "test", n_boot: int
 def by_leads(predictor: Predictor, cohort: Cohort, split: str = "test") -> pd.DataFrame:
     """Headline metrics where only some leads are there: columns ``leads, task, metric, value, low, high, n``.
 
-    Of what the model would say: ``predict`` withholds some of it (:data:`ecgmoe.prediction.NEEDS`), and these figures
+    Of what the model would say: ``predict`` withholds some of it (:data:`ecgmoe.caution.NEEDS`), and these figures
     are why.
     """
     parts = []
@@ -373,8 +373,8 @@ LIMITS = (
     "samples from other hospitals, and `python -m ecgmoe elsewhere FOLDER` measures recordings of your own.",
     "Prediction intervals were chosen to hold 95 % of the labels; the card says what they hold, less in some groups.",
     "Probabilities are calibrated on recordings of the kind that it learnt from, and nowhere else.",
-    "RR intervals are those of hearts that beat about 24 to 250 times a minute; where nothing beats for more than 3 s "
-    "there is no answer at all.",
+    f"RR intervals are those of hearts that beat about {' to '.join(map(str, caution.BEATS_PER_MINUTE))} times a "
+    f"minute; where nothing beats for more than {caution.LONGEST_PAUSE_S:.0f} s there is no answer at all.",
 )
 #: What comes of the recordings, by the first word of the name of the data set.
 LIMITS_OF = {

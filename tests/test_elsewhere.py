@@ -132,6 +132,8 @@ def test_the_book_reads_figures_of_this_model_only(monkeypatch):
     assert shown.loc["Sex: accuracy", "PTB-XL, fold 9"].startswith(f"{accuracy['value']:.2f} [")
     assert shown.loc["Share called female", "PTB-XL, fold 9"] == "–"
     assert elsewhere.table(found, card, at_least=41).columns.tolist() == ["Measure", "PTB-XL, fold 9"]
+    trained = {"files": card["files"], "backbones": {}}  # of `train`, which judges nothing
+    assert elsewhere.table(found, trained).columns.tolist() == ["Measure", "LUDB"]
     assert elsewhere.load({"files": {"model.safetensors": "another"}}) is None
 
     def absent(_):

@@ -10,7 +10,7 @@ import torch
 from synthetic import ecg, toy_cohort
 
 import ecgmoe
-from ecgmoe import backbones, inference, plots, prediction, windows
+from ecgmoe import backbones, caution, inference, plots, prediction, windows
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
 from ecgmoe.prediction import COLUMNS, Calibration, ModelError, Predictor
 from ecgmoe.records import LEADS, RecordError
@@ -367,6 +367,13 @@ def test_a_disturbed_lead_is_said_to_be_poor(predictor, cohort):
     signal[2] *= 1.5
     assert "lead II is not the sum of I and III" in predictor.predict(signal, cohort.fs)["warnings"][0]
     assert "the sum" not in predictor.predict(signal[1:], cohort.fs, LEADS[1:])["warnings"][0], "I is not there"
+
+
+@pytest.mark.parametrize("per_minute", caution.BEATS_PER_MINUTE)
+def test_the_rr_interval_of_slow_and_fast_hearts_is_right(per_minute):
+    signal, _ = ecg([60 / per_minute] * 60, 500.0)
+    table = prediction.load().predict(signal, 500.0, tasks="rr")
+    assert table["rr_ms"][0] == pytest.approx(60_000 / per_minute, abs=10)
 
 
 def test_what_cannot_be_used_is_refused(predictor, cohort):
