@@ -72,7 +72,7 @@ def run(
         Of the backbones, for their sizes.
     refit : bool
         Train every row twice: on the training part, with the first seed, to choose its epochs on the validation part;
-        then, with every seed, on both parts for so many epochs.
+        then, with every seed, on both parts for so many epochs. What ``folder`` has of the first seed tells them, too.
     folder : Path, optional
         Gets a JSON a row and seed as soon as it is done, with what it predicts for the test part; read instead of
         trained where it is there already.
@@ -110,13 +110,17 @@ def run(
         best = tuple(int(value) for value in done.pop("best"))
         return Run(done, n_trained, n_total, n_epochs, done.pop("seconds").item(), best, base["code"])
 
+    asked = base | {"refit": refit}
+
     def epochs_of(row: Row) -> Sequence[int]:
+        one_model = row.kind not in ("one a task", "EnECG published")  # of several, a file has the sum
+        if one_model and (kept := _kept(folder, row, seeds[0], asked, cohort)) and kept.code == base["code"]:
+            return (kept.epochs,)  # what was chosen, for a refit stops nowhere else
         return trained(row, seeds[0], None).best
 
     # Seed after seed: an interrupted run has whole tables of fewer seeds.
     todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or not row.once]
     found: dict[int, Run] = {}
-    asked = base | {"refit": refit}
     for i, (row, seed) in enumerate(todo):
         if (kept := _kept(folder, row, seed, asked, cohort)) is not None:
             found[i] = kept

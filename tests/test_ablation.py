@@ -409,6 +409,30 @@ def test_a_row_and_seed_are_kept_in_a_file_of_their_own_and_not_trained_again(co
                 assert np.isnan(values[~test]).all() and np.isfinite(values[test]).all()
 
 
+def test_what_is_kept_of_the_first_seed_says_how_long_the_others_learn(cohort, inputs, refitted, tmp_path, monkeypatch):
+    folder, _, options, found = refitted
+    fit_row, code, chosen = configurations.fit_row, configurations.code(), []
+
+    def counting(row, cohort, inputs, config, preset, epochs_of):
+        chosen.append((row.name, config.seed, None if epochs_of is None else list(epochs_of(row))))
+        return fit_row(row, cohort, inputs, config, preset, epochs_of)
+
+    monkeypatch.setattr(configurations, "fit_row", counting)
+    monkeypatch.setenv("ECGMOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(configurations, "code", lambda: code)  # counting is none of it
+    shutil.copy(folder / "ecg-moe-seed0.json", tmp_path)
+    epochs = found["ECG-MoE"][0].epochs
+    again = run(cohort, inputs, ["ECG-MoE"], **{**options, "folder": tmp_path})["ECG-MoE"]
+    assert chosen == [("ECG-MoE", 1, [epochs])], "no training without a refit chose anew"
+    test = cohort.split == "test"
+    for task, values in found["ECG-MoE"][1].predictions.items():
+        np.testing.assert_array_equal(again[1].predictions[task][test], values[test])
+    monkeypatch.setattr(configurations, "code", lambda: "another version")  # of which the file says nothing
+    (tmp_path / "ecg-moe-seed1.json").unlink()
+    run(cohort, inputs, ["ECG-MoE"], **{**options, "folder": tmp_path})
+    assert chosen[1:] == [("ECG-MoE", 0, None), ("ECG-MoE", 1, [epochs])]
+
+
 def test_what_is_there_can_be_taken_alone(cohort, inputs, refitted, tmp_path):
     folder, names, options, _ = refitted
     shutil.copy(folder / "resnet-seed1.json", tmp_path)
