@@ -400,7 +400,8 @@ def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
     folder = SHIPPED / name if (SHIPPED / name / "config.json").is_file() else Path(name).expanduser()
     if not (folder / "config.json").is_file():
         shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
-        known = f"shipped are {', '.join(shipped)}" if shipped else "shipped models lie in data/models of the checkout"
+        apart = "shipped models lie in data/models of the repository: install a checkout in place (pip install -e)"
+        known = f"shipped are {', '.join(shipped)}" if shipped else apart
         raise ModelError(f"there is no model {name}; {known}, or give the folder that `train` left: FOLDER/model")
     try:
         card = json.loads((folder / "card.json").read_text("utf-8")) if (folder / "card.json").is_file() else {}

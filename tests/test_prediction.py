@@ -431,6 +431,12 @@ def shipped(predictor, tmp_path, monkeypatch):
     return folder
 
 
+def test_an_installation_without_the_shipped_models_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "SHIPPED", tmp_path / "data" / "models")  # of a wheel
+    with pytest.raises(prediction.ModelError, match=r"no model compact-ptbxl; .* install a checkout in place"):
+        ecgmoe.load()
+
+
 def test_a_shipped_model_is_loaded_by_name_or_folder(shipped, cohort, capsys):
     by_name, by_folder = ecgmoe.load("toy"), prediction.load(shipped)
     assert capsys.readouterr().out == "", "standard output belongs to predictions"
