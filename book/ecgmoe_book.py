@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import SphinxError
 
-from ecgmoe import __version__, chapters, configurations, evaluation, paper, reference, results, tasks
+from ecgmoe import __version__, chapters, findings, paper, reference, results
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -148,21 +148,6 @@ def runs_table(report: chapters.Report, root: Path = ROOT) -> Iterator[str]:
     yield from (f"| {package} | {version(package)} |" for package in PACKAGES)
 
 
-#: Rows of the front page's table: floors and models of the reference run on real recordings, and what they are.
-SHOWN = {
-    evaluation.MEAN: "",
-    evaluation.PEAKS: "",
-    evaluation.CHARACTERISTICS: ", linear",
-    "EnECG mended + characteristics": "",
-    configurations.ALONE: "",
-    "Time MoE": ", Table 3",
-    "ResNet": "",
-    "ResNet + characteristics": "",
-    configurations.FULL: ", frozen backbones",
-    configurations.TRAINED: "",
-}
-
-
 def found() -> Iterator[str]:
     """Markdown for the front page: the claims of the paper by verdict, and headline scores on real recordings."""
     verdicts = paper.audit()
@@ -188,22 +173,11 @@ def found() -> Iterator[str]:
     if run is None:
         return
     metrics = run["metrics"]
-    scores = metrics["scores"].set_index(["model", "task", "metric"])["value"]
-    seeds = metrics["sizes"].set_index("row")["seeds"]
-    asked = [tasks.TASKS[name] for name in ("rr", "age", "sex", "rhythm")]
     yield ""
     n = metrics["records"]["test"]
     yield f"On real hearts (PTB-XL's fold 9, {n:,} recordings; {{doc}}`notebooks/07_ablation`):"
     yield ""
-    yield "| | " + " | ".join(evaluation.task_label(task) for task in asked) + " | seeds |"
-    yield "|---|" + "---:|" * (len(asked) + 1)
-    for model, about in SHOWN.items():
-        if model not in scores:
-            continue
-        values = [scores.get((model, task.name, task.metric), float("nan")) for task in asked]
-        places = [evaluation.places(task.name) for task in asked]
-        cells = ["–" if value != value else f"{value:.{n}f}" for value, n in zip(values, places, strict=True)]
-        yield f"| {model}{about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
+    yield from findings.front_table(metrics)
 
 
 def repository_url(setting: str) -> str:
