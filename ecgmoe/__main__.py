@@ -391,8 +391,9 @@ def ship(
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
 @_model
 @click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
+@click.option("--write", is_flag=True, help="Write the figures into the card and README of the model, too.")
 @_json_file
-def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -> None:
+def evaluate(data_root: str, model: str, records: int, write: bool, json_file: Path | None) -> None:
     """Score a trained model on fold 9 of DATA_ROOT, as its card has it: what `predict` answers against the labels."""
     import pandas as pd
 
@@ -400,7 +401,7 @@ def evaluate(data_root: str, model: str, records: int, json_file: Path | None) -
 
     predictor = prediction.load(model)
     cohort = datasets.load(data_root, fs=int(predictor.model.config.fs), max_records=records)
-    found = shipping.judged(predictor, cohort)
+    found = shipping.judge_again(model, cohort) if write else shipping.judged(predictor, cohort)
     for name, part in found.items():
         text = part.to_string(index=False) if isinstance(part, pd.DataFrame) else str(part)
         click.echo(f"{name}\n{text}\n")
@@ -643,8 +644,9 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
 )
 @_model
+@click.option("--beats", type=_FOLDER, help="MIT-BIH as downloaded: also what the warnings are worth.")
 @_json_file
-def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> None:
+def elsewhere(folders: tuple[Path, ...], model: str, beats: Path | None, json_file: Path | None) -> None:
     """Score a trained model on recordings of other hospitals, each FOLDER of WFDB records a source of its own.
 
     Age, sex and rhythm are read from comments of the headers, as LUDB and the PhysioNet/CinC Challenge 2021 have them.
@@ -654,7 +656,7 @@ def elsewhere(folders: tuple[Path, ...], model: str, json_file: Path | None) -> 
     from ecgmoe import prediction
 
     card = prediction.load(model).card
-    metrics = _elsewhere.measure(folders, model, json_file)
+    metrics = _elsewhere.measure(folders, model, json_file, beats)
     click.echo("\n".join(_elsewhere.describe(metrics, card)))
 
 

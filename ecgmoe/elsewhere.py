@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import caution, detection, evaluation, prediction, results, sources, tasks
+from ecgmoe import caution, detection, evaluation, prediction, results, sources, tasks, warned
 from ecgmoe.datasets import annotated
 from ecgmoe.prediction import Predictor
 from ecgmoe.records import RecordError, read_record
@@ -227,7 +227,11 @@ def score(answered: pd.DataFrame, mean_age: float, n_boot: int = 1000) -> pd.Dat
 
 
 def measure(
-    folders: Sequence[Path], model: str = "compact-ptbxl", json_file: Path | None = None, n_boot: int = 1000
+    folders: Sequence[Path],
+    model: str = "compact-ptbxl",
+    json_file: Path | None = None,
+    beats: Path | None = None,
+    n_boot: int = 1000,
 ) -> dict[str, Any]:
     """Measure how a model does on folders of WFDB records, each a source of its own.
 
@@ -239,6 +243,8 @@ def measure(
         As for :func:`ecgmoe.prediction.load`.
     json_file : Path, optional
         Gets the result with its provenance.
+    beats : Path, optional
+        MIT-BIH as downloaded, for what warnings are worth.
     n_boot : int
         Resamples of recordings.
 
@@ -246,7 +252,8 @@ def measure(
     -------
     dict
         ``files`` of the model with their digests; ``mean_age`` of its training part; ``sources``, a row each with what
-        was read and left out; ``skipped`` recordings with their reason; ``scores`` as of :func:`score` by ``source``.
+        was read and left out; ``skipped`` recordings with their reason; ``scores`` as of :func:`score` by ``source``;
+        with ``beats`` also ``warned``, as of :func:`ecgmoe.warned.measure`.
     """
     predictor = prediction.load(model)
     mean_age = float(predictor.model.target_scale("age").mean_D) if "age" in predictor.tasks else math.nan
@@ -282,6 +289,8 @@ def measure(
         "skipped": pd.DataFrame(skipped, columns=["source", "record", "reason"]),
         "scores": pd.DataFrame(scores, columns=["source", *_COLUMNS]),
     }
+    if beats is not None:
+        metrics["warned"] = warned.measure(predictor, beats, n_boot)
     if json_file is not None:
         titles = [row["source"] for row in counts]
         origin = results.provenance(None, 0, {"model": predictor.card.get("name", "own"), "sources": titles})
@@ -389,3 +398,6 @@ def describe(metrics: Mapping[str, Any], card: Mapping[str, Any]) -> Iterator[st
     yield pd.DataFrame(metrics["sources"]).drop(columns=["licence", "doi"]).to_string(index=False)
     for reason, n in Counter(pd.DataFrame(metrics["skipped"])["reason"]).most_common():
         yield f"{n} skipped: {reason}"
+    if "warned" in metrics:
+        yield warned.table(metrics["warned"]).to_string(index=False)
+        yield f"ventricular flutter: {metrics['warned']['flutter']}"

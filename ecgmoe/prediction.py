@@ -257,7 +257,7 @@ class Predictor:
     def _answered(self, windows: Sequence[Window], tasks: Sequence[str], any_leads: bool) -> "Answered":
         signal_BLT, fs = torch.from_numpy(np.stack([window.signal_LT for window in windows])), self.model.config.fs
         peaks = beats.detect_r_peaks(signal_BLT, fs)
-        warnings, alive_B = caution.looked_at(windows, signal_BLT, peaks, fs)
+        warnings, alive_B, rhythmic_B = caution.looked_at(windows, signal_BLT, peaks, fs)
         inputs = inference.made_for(self.model, signal_BLT, peaks)
         output = inference.run(self.model, self.networks, inputs, tasks)[0] if tasks else Output({})
         columns = self._columns(output, tasks)
@@ -268,8 +268,9 @@ class Predictor:
                     warnings[i].append("RR interval beyond what the model can say")
                     for name in ("rr_ms", "rr_ms_low", "rr_ms_high"):
                         columns[name][i] = np.nan
-        for values in columns.values():
-            values[~alive_B] = None if values.dtype == object else np.nan
+        for name, values in columns.items():
+            said_B = rhythmic_B if name.startswith("rhythm") else alive_B
+            values[~said_B] = None if values.dtype == object else np.nan
         if not any_leads:
             for i, window in enumerate(windows):
                 if alive_B[i]:
@@ -382,6 +383,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def folder_of(name: str | os.PathLike[str]) -> Path:
+    """Folder of a model that this library ships, by name; else the name is a folder itself."""
+    return SHIPPED / name if (SHIPPED / name / "config.json").is_file() else Path(name).expanduser()
+
+
 def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
     """Load a trained ECG-MoE with all that it takes to answer.
 
@@ -397,7 +403,7 @@ def load(name: str | os.PathLike[str] = "compact-ptbxl") -> Predictor:
         There is no such model, or one of its files, or of the backbones that it was trained with, is not what the
         card says.
     """
-    folder = SHIPPED / name if (SHIPPED / name / "config.json").is_file() else Path(name).expanduser()
+    folder = folder_of(name)
     if not (folder / "config.json").is_file():
         shipped = sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
         apart = "shipped models lie in data/models of the repository: install a checkout in place (pip install -e)"

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import wfdb
+from synthetic import ecg
 
 from ecgmoe.records import LEADS, write_record
 
 N_RECORDS, N_PATIENTS = 24, 16
 RR_S = np.linspace(0.6, 1.2, N_RECORDS)
+MITDB_RR_S = [0.8, 0.9, 0.7, 0.85] * 8
 
 
 def beat_train(rr_s: float, fs: int = 100, seed: int = 0) -> np.ndarray:
@@ -47,3 +50,17 @@ def write_ptbxl(folder: Path) -> Path:
     for name, rr_s, seed in zip(names, RR_S, ids, strict=True):
         write_record(folder / name, beat_train(rr_s, seed=seed), 100, upper)
     return folder
+
+
+def write_mitdb(folder: Path, name: str = "101", flutter_s: float | None = None) -> np.ndarray:
+    """25 s of two leads at 360 Hz; the beats' positions in samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    signal, at = ecg(MITDB_RR_S, 360.0, 25.0, leads=2)
+    wfdb.wrsamp(name, 360, ["mV"] * 2, ["MLII", "V5"], p_signal=signal[0].T, fmt=["212"] * 2, write_dir=str(folder))
+    sample, symbol = np.rint(at).astype(int), np.array(["N", "V", "A"])[np.arange(len(at)) % 3]
+    sample, symbol = np.append(sample, 20), np.append(symbol, "+")  # a change of rhythm is no beat
+    if flutter_s is not None:
+        sample, symbol = np.append(sample, int(flutter_s * 360)), np.append(symbol, "!")
+    order = np.argsort(sample, kind="stable")
+    wfdb.wrann(name, "atr", sample[order], symbol[order], fs=360, write_dir=str(folder))
+    return at

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from folders import write_mitdb
 from scipy.io import savemat
 from synthetic import ecg
 
@@ -13,20 +14,6 @@ from ecgmoe.datasets import DatasetError, annotated, simulated
 from ecgmoe.records import LEADS, InputError, Record
 
 RR_S = [0.8, 0.9, 0.7, 0.85] * 8
-
-
-def write_mitdb(folder: Path, name: str = "101", flutter_s: float | None = None) -> np.ndarray:
-    """25 s of two leads at 360 Hz; the beats' positions in samples."""
-    folder.mkdir(parents=True, exist_ok=True)
-    signal, at = ecg(RR_S, 360.0, 25.0, leads=2)
-    wfdb.wrsamp(name, 360, ["mV"] * 2, ["MLII", "V5"], p_signal=signal[0].T, fmt=["212"] * 2, write_dir=str(folder))
-    sample, symbol = np.rint(at).astype(int), np.array(["N", "V", "A"])[np.arange(len(at)) % 3]
-    sample, symbol = np.append(sample, 20), np.append(symbol, "+")  # a change of rhythm is no beat
-    if flutter_s is not None:
-        sample, symbol = np.append(sample, int(flutter_s * 360)), np.append(symbol, "!")
-    order = np.argsort(sample, kind="stable")
-    wfdb.wrann(name, "atr", sample[order], symbol[order], fs=360, write_dir=str(folder))
-    return at
 
 
 def write_ludb(folder: Path, name: str = "7", beats_there: bool = True) -> np.ndarray:

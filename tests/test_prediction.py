@@ -266,9 +266,30 @@ def test_beats_unlike_each_other_are_said_to_be_and_one_premature_beat_is_not(pr
     signal, at = ecg([0.8] * 20, 100.0)
     odd = signal[0].copy()
     odd[:, int(at[4]) - 5 : int(at[4]) + 6] *= -2
-    table = predictor.predict(np.stack([signal[0], odd, signal[0] + noise(0.4)]), 100.0)
+    table = predictor.predict(np.stack([signal[0], odd, signal[0] + noise(0.2)]), 100.0)
     unlike = table["warnings"].str.contains("beats unlike each other: RR interval and rhythm may be wrong")
     assert unlike.tolist() == [False, False, True]
+
+
+def test_where_no_beat_is_like_another_no_rhythm_is_said(predictor):
+    """Ventricular flutter, which is no class: waves of a changing rate and size without any QRS complex."""
+    rng, t = np.random.default_rng(3), np.arange(1000) / 100.0
+    turned = 2 * np.pi * np.cumsum(4.5 + 1.5 * np.interp(t, np.arange(11), rng.standard_normal(11))) / 100
+    size = 0.6 + 0.2 * np.interp(t, np.arange(0, 10.1, 0.5), rng.uniform(-1, 1, 21))
+    flutter = (rng.uniform(0.5, 1.5, (12, 1)) * size * np.sin(turned + rng.uniform(0, 6, (12, 1)))).astype(np.float32)
+    signal, _ = ecg([0.8] * 20, 100.0)
+    table = predictor.predict(np.stack([signal[0], flutter]), 100.0)
+    assert table["rhythm"].notna().tolist() == table["rhythm_probability"].notna().tolist() == [True, False]
+    assert table.loc[1, [name for name in ANSWERS if not name.startswith("rhythm")]].notna().all()
+    said = "no beat like another: ventricular flutter or noise? no rhythm, and RR interval may be wrong"
+    assert table["warnings"].str.contains(said, regex=False).tolist() == [False, True]
+    assert "unlike" not in table["warnings"][1]
+
+
+def test_the_quality_of_leads_that_were_guessed_is_not_spoken_of(predictor, cohort):
+    two = np.stack([cohort.signal[0, 1], cohort.signal[0, 6] + noise(0.4)[6]])
+    said = predictor.predict(two, cohort.fs, leads=("II", "V1"))["warnings"][0]
+    assert "poor quality: V1" in said and "poor quality: V1, V2" not in said
 
 
 def test_flat_tops_are_said_to_be_clipped(predictor):

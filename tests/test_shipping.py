@@ -1,6 +1,7 @@
 """Models for others: calibration on what was not learnt, figures that the command prints again, and the shipped one."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from click.testing import CliRunner
 from synthetic import toy_cohort
 
-from ecgmoe import datasets, features, prediction, results, shipping, training
+from ecgmoe import caution, datasets, features, prediction, results, shipping, training
 from ecgmoe.__main__ import app
 from ecgmoe.fusion import ECGMoE, ECGMoEConfig
+from ecgmoe.records import InputError
 from ecgmoe.tasks import TASKS
 from ecgmoe.training import FitConfig
 
@@ -227,6 +229,27 @@ def test_a_model_that_comes_with_the_library_is_what_its_card_says(path):
     assert (path.parent / "README.md").read_text("utf-8") == shipping.readme(card)
     assert max(card["data"]["folds"]) < 9, "judged on fold 9"
     assert set(predictor.tasks) <= set(TASKS) and not card["provenance"]["commit"].endswith("changes")
+
+
+def test_a_model_is_judged_again_and_its_card_written_anew(shipped, cohort, tmp_path, monkeypatch):
+    """As after a change of what is withheld; weights, calibration and where they come from stay."""
+    folder = shutil.copytree(shipped[0], tmp_path / "toy")
+    before, weights = json.loads((folder / "card.json").read_text("utf-8")), (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(caution, "LONGEST_PAUSE_S", 1.1)
+    found = shipping.judge_again(str(folder), cohort)
+    after = json.loads((folder / "card.json").read_text("utf-8"))
+    assert found["without an answer"]["age"] > before["test"]["without an answer"]["age"]
+    assert after["test"] == results._plain(found) and after["judged"]["data"]["digest"] == cohort.digest
+    assert {key for key in after if after[key] != before.get(key)} == {"test", "judged"}
+    readme = (folder / "README.md").read_text("utf-8")
+    assert readme == shipping.readme(after) and "for the figures" in readme
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"], "nothing is left beside it"
+    with pytest.raises(InputError, match="is of other recordings"):
+        shipping.judge_again(str(folder), toy_cohort(40))
+    (folder / "card.json").unlink()
+    with pytest.raises(InputError, match="has no card with figures"):
+        shipping.judge_again(str(folder), cohort)
 
 
 @pytest.mark.slow
