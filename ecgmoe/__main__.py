@@ -196,7 +196,12 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
 
 @app.command()
 @click.option(
-    "--data", default="simulated", metavar="DATA_ROOT", help='Folder of a data set or prepared store, or "simulated".'
+    "--data",
+    "--data-root",
+    "data",
+    default="simulated",
+    metavar="DATA_ROOT",
+    help='Folder of a data set or prepared store, or "simulated".',
 )
 @click.option("--patients", default=7000, type=click.IntRange(min=1), help="Patients of the simulated cohort.")
 @click.option(

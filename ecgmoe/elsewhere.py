@@ -153,7 +153,7 @@ def answers(predictor: Predictor, folder: Path, gain: float | None = None) -> tu
                     first = (first * (record.gain / gain)[:, None]).astype(np.float32)
                 leads_LT = sources.rows_of(first, record.leads, name)
                 peaks = detection.detectors()[DETECTOR](leads_LT[None], round(record.fs))[0]
-                misfit = caution.limb_misfit(leads_LT)
+                misfit = caution.limb_misfit(leads_LT)["III"]
                 header = labels(path.read_text("utf-8", "replace"))
                 told[name] = (*header, tasks.mean_rr_interval(peaks, record.fs), misfit)
                 yield Recording(name, first, record.fs, record.leads, record.warnings)

@@ -257,7 +257,7 @@ class Predictor:
     def _answered(self, windows: Sequence[Window], tasks: Sequence[str], any_leads: bool) -> "Answered":
         signal_BLT, fs = torch.from_numpy(np.stack([window.signal_LT for window in windows])), self.model.config.fs
         peaks = beats.detect_r_peaks(signal_BLT, fs)
-        warnings, alive_B, rhythmic_B = caution.looked_at(windows, signal_BLT, peaks, fs)
+        warnings, alive_B = caution.looked_at(windows, signal_BLT, peaks, fs)
         inputs = inference.made_for(self.model, signal_BLT, peaks)
         output = inference.run(self.model, self.networks, inputs, tasks)[0] if tasks else Output({})
         columns = self._columns(output, tasks)
@@ -268,9 +268,8 @@ class Predictor:
                     warnings[i].append("RR interval beyond what the model can say")
                     for name in ("rr_ms", "rr_ms_low", "rr_ms_high"):
                         columns[name][i] = np.nan
-        for name, values in columns.items():
-            said_B = rhythmic_B if name.startswith("rhythm") else alive_B
-            values[~said_B] = None if values.dtype == object else np.nan
+        for values in columns.values():
+            values[~alive_B] = None if values.dtype == object else np.nan
         if not any_leads:
             for i, window in enumerate(windows):
                 if alive_B[i]:

@@ -38,6 +38,8 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     "limb leads": LEADS[:6],
     "I, II, V1, V5": ("I", "II", "V1", "V5"),
     "I, II": ("I", "II"),
+    "II, V1": ("II", "V1"),
+    "II, V6": ("II", "V6"),
     "II": ("II",),
     "I": ("I",),
     "V1-V6": LEADS[6:],
@@ -425,8 +427,8 @@ LIMITS_OF = {
         "Rhythm has the 15 classes of the paper, three of which do not occur in PTB-XL and are never predicted; what "
         "is no class is called other.",
         "Block of the second and third degree, ventricular tachycardia, flutter and fibrillation have no class: such a "
-        "recording is called something else, sinus rhythm not excepted. Where no beat is like another no rhythm is "
-        "said, which holds back most of what flutter was tested, and not all (chapter 10).",
+        "recording is called something else, sinus rhythm not excepted. Where no beat is like another nothing is "
+        "answered, which holds back most of what flutter was tested, and not all (chapter 10).",
         "Rhythms are labels that physicians gave, no thresholds of rate: sinus rhythm is said below 60 beats a minute "
         "too.",
         "Sex is that of the hospital's register.",
@@ -452,7 +454,13 @@ def tables(card: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         for row in test["subgroups"]
         if row["value"] is not None
     ]
-    leads = [{"Leads": row["leads"], "task": row["task"], "cell": _figure(row)} for row in test["leads"]]
+    n: dict[str, int] = {}
+    for row in test["leads"]:
+        n[row["leads"]] = max(row["n"], n.get(row["leads"], 0))
+    leads = [
+        {"Leads": f"{row['leads']} (n = {n[row['leads']]:,})", "task": row["task"], "cell": _figure(row)}
+        for row in test["leads"]
+    ]
     wide = {"coverage": coverage, "subgroups": subgroups, "leads": leads}
     found = {"scores": scores} | {name: _wide(rows) for name, rows in wide.items() if rows}
     return found | ({"rhythms": _rhythms(test["rhythms"])} if test.get("rhythms") else {})
@@ -548,8 +556,9 @@ Labelled recordings without an answer, which are not counted: {none}.
 {coverage}{by_group}{by_rhythm}## With fewer leads
 
 Limb leads are computed from any two of them; the other leads are guessed from those that are there. The
-figures are of what the model would say. `predict` withholds sex where no chest lead or no limb lead was recorded,
-rhythm where no limb lead was, and the interval of age where any lead is guessed.
+figures are of what the model would say of n recordings; fewer leads leave fewer that can be answered at all. `predict`
+withholds sex without a limb lead and one of V1-V4, rhythm without a limb lead, and the interval of age where any lead
+is guessed.
 
 {_lines(shown["leads"])}
 

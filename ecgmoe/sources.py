@@ -24,7 +24,7 @@ _STANDARD = {
 _PREFIX = re.compile(r"((ecg|lead)[\s_-]+)+")
 #: Columns of a table that are no leads and go without a word: those that a user skips, and those that count.
 _SKIPPED, _COUNTERS = ("", "-"), ("index", "sample", "samples", "unnamed: 0")
-_TIME = re.compile(r"(time|t|seconds|s|ms)", re.IGNORECASE)
+_TIME = re.compile(r"(time|t|seconds|s|ms)(?:[\s_]*[(\[]?(s|sec|seconds|ms|msec)[)\]]?)?", re.IGNORECASE)
 _UNIT = re.compile(r"\s*[(\[]([muµμ]?v)[)\]]$")
 
 
@@ -286,8 +286,10 @@ def _other_rate(column: str, time_T: np.ndarray, fs: float) -> str | None:
     steps = (time_T[lag:] - time_T[:-lag]) / lag if lag else time_T
     steps = steps[np.isfinite(steps)]
     step = float(np.median(steps)) if lag and len(steps) else 0.0
-    unit = cast(re.Match[str], _TIME.fullmatch(column))[1].lower()
-    rate = (1000 if unit == "ms" or (unit in ("time", "t") and step > 1 / 25) else 1) / step if step > 0 else fs
+    name, unit = cast(re.Match[str], _TIME.fullmatch(column)).groups()
+    unit = (unit or name).lower()
+    thousandths = unit.startswith("ms") or (unit in ("time", "t") and step > 1 / 25)
+    rate = (1000 if thousandths else 1) / step if step > 0 else fs
     if abs(rate / fs - 1) <= 0.02:
         return None
     return f"column {column} has {rate:.4g} Hz, read at {fs:g} Hz: is the rate right?"

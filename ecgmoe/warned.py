@@ -18,8 +18,8 @@ from ecgmoe.records import RecordError
 from ecgmoe.scoring import interval, patient_weights, ratio
 
 #: What windows are sorted by: the first of these that their warnings say, else that there is none of them.
-SAID = ("no beat like another", "beats unlike each other", "poor quality")
-NO_ANSWER, NONE = "no RR interval given", "none of these"
+SAID = ("beats unlike each other", "poor quality")
+NO_ANSWER, NONE = "nothing answered", "none of these"
 #: An RR interval that differs by more than this part of the annotated one is wrong.
 WRONG = 0.05
 
@@ -77,8 +77,8 @@ def measure(predictor: Predictor, folder: Path, n_boot: int = 1000) -> dict[str,
     -------
     dict
         ``groups``: columns ``group, windows, mae, wrong, low, high``, the latter three the share of RR intervals that
-        are :data:`WRONG` and its 95 % interval over recordings; ``recordings``; ``flutter``: ``windows``, those that
-        were ``warned`` of unlike beats, those ``without rhythm``, and ``named``, how often which rhythm was given.
+        are :data:`WRONG` and its 95 % interval over recordings; ``recordings``; ``flutter``: ``windows``, those
+        ``without an answer``, those ``warned`` of unlike beats, and ``named``, how often which rhythm was given.
     """
     every = windows(predictor, folder)
     beating = every[~every["flutter"] & every["told_rr"].notna()]
@@ -99,8 +99,8 @@ def measure(predictor: Predictor, folder: Path, n_boot: int = 1000) -> dict[str,
         "recordings": int(every["record"].nunique()),
         "flutter": {
             "windows": len(flutter),
-            "warned": int(flutter["group"].isin(SAID[:2]).sum()),
-            "without rhythm": int(flutter["rhythm"].isna().sum()),
+            "without an answer": int((flutter["group"] == NO_ANSWER).sum()),
+            "warned": int((flutter["group"] == SAID[0]).sum()),
             "named": flutter["rhythm"].value_counts().to_dict(),
         },
     }

@@ -26,6 +26,9 @@ LONGEST_GAP_S = 0.05
 #: range), two or more in a row: tops are flat.
 CLIPPED_SHARE = 0.01
 
+#: Part of a lead's samples that may be missing, none of them in a gap that is told of, without a word.
+SPARSE_SHARE = 0.02
+
 #: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
 _LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
 _N_LIMBS = len(_LIMBS)
@@ -89,7 +92,8 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
         part_LT = signal_LT[:, w * n : (w + 1) * n]
         part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
         absent_L = np.asarray(gap_LT[:, parts[w]].any(1))
-        said = [*notes, *_gaps(gap_LT[:, parts[w]], recording.fs), *_clipped(raw_LT[:, parts[w]])]
+        own_LT, own_gap_LT = raw_LT[:, parts[w]], gap_LT[:, parts[w]]
+        said = [*notes, *_gaps(own_gap_LT, recording.fs), *_sparse(own_LT, own_gap_LT), *_clipped(own_LT)]
         window = Window(name, w * WINDOW_S, part_LT, tuple(said), True, ~absent_L, np.zeros_like(absent_L))
         yield _completed(window, lead_covariance)
 
@@ -100,6 +104,14 @@ def _gaps(gap_LT: np.ndarray, fs: float) -> Iterator[str]:
     for n in sorted(set(longest.values()) - {0}, reverse=True):
         named = ", ".join(lead for lead in LEADS if longest[lead] == n)
         yield f"missing: {named}" if n == gap_LT.shape[1] else f"gap of {1000 * n / fs:.0f} ms in: {named}"
+
+
+def _sparse(signal_LT: np.ndarray, gap_LT: np.ndarray) -> Iterator[str]:
+    """Say of a window in which leads many single samples are missing, outside of gaps."""
+    share_L = (~np.isfinite(signal_LT) & ~gap_LT).mean(1)
+    if (many_L := share_L >= SPARSE_SHARE).any():
+        named = ", ".join(np.array(LEADS)[many_L])
+        yield f"up to {100 * share_L.max():.0f} % of the samples are missing and interpolated in: {named}"
 
 
 def _longest_run(true_T: np.ndarray) -> int:

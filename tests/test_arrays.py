@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from synthetic import toy_cohort
 
 from ecgmoe import datasets, tasks
@@ -39,7 +40,19 @@ def test_labels_and_signals_are_those_given_and_what_is_not_given_is_no_task(toy
     assert {task.column for task in tasks.TASKS.values()} <= set(found.table)
 
 
+def test_arrays_of_any_kind_are_taken(toy, labels):
+    whole = np.rint(toy.signal)  # mV
+    labels.loc["record 7", "age"] = 0
+    expected = arrays.cohort(whole, toy.fs, labels)
+    assert expected.targets()["age"][expected.table["path"] == "record 7"] == 0
+    for signal in (whole.astype(np.int16), whole.tolist(), torch.from_numpy(whole), whole.astype(object)):
+        np.testing.assert_array_equal(arrays.cohort(signal, np.int64(toy.fs), labels).signal, expected.signal)
+
+
 def test_folds_follow_from_the_patient_alone(toy, labels):
+    numbers = labels.assign(patient_id=range(60))
+    whole, real = (arrays.cohort(toy.signal, toy.fs, numbers.astype({"patient_id": kind})) for kind in (int, float))
+    assert whole.table["fold"].tolist() == real.table["fold"].tolist(), "whole numbers, however they are stored"
     two_each = labels.assign(patient_id=[f"p{i // 2}" for i in range(60)])
     found = arrays.cohort(toy.signal, toy.fs, two_each)
     assert found.table.groupby("patient_id")["fold"].nunique().eq(1).all()
@@ -53,15 +66,17 @@ def test_records_that_cannot_be_used_are_left_out_and_listed(toy, labels):
     signal[3, 2, 100] = np.nan
     signal[5, 0, 7] = np.inf
     signal[8, 11] = 0.25
+    signal[9, 1] *= 1000  # in µV
     found = arrays.cohort(signal, toy.fs, labels.assign(fold=toy.table["fold"].to_numpy()))
     assert found.skipped.to_dict("records") == [
         {"record": "record 3", "reason": "samples are not finite"},
         {"record": "record 5", "reason": "samples are not finite"},
         {"record": "record 8", "reason": "a lead is constant"},
+        {"record": "record 9", "reason": "more than 20 mV: is the unit right?"},
     ]
-    rest = np.delete(np.arange(60), [3, 5, 8])
+    rest = np.delete(np.arange(60), [3, 5, 8, 9])
     np.testing.assert_array_equal(found.signal, toy.signal[rest])
-    assert len(found) == 57 and found.counts == {"listed": 60} and np.isfinite(found.signal).all()
+    assert len(found) == 56 and found.counts == {"listed": 60} and np.isfinite(found.signal).all()
 
 
 @pytest.mark.parametrize(
@@ -69,9 +84,11 @@ def test_records_that_cannot_be_used_are_left_out_and_listed(toy, labels):
     [
         ("sex", 2, "record 4: sex is 2; it must be 0 for male"),
         ("sex", "F", "record 4: sex is 'F'; it must be 0 for male"),
-        ("age", -1.0, "record 4: age is -1.0; it must be a number above 0"),
-        ("age", np.inf, "record 4: age is inf; it must be a number above 0"),
-        ("age", "old", "record 4: age is 'old'; it must be a number above 0"),
+        ("age", -1.0, "record 4: age is -1.0; it must be years from 0 to 130"),
+        ("age", np.inf, "record 4: age is inf; it must be years from 0 to 130"),
+        ("age", 300, "record 4: age is 300; it must be years from 0 to 130"),
+        ("age", "old", "record 4: age is 'old'; it must be years from 0 to 130"),
+        ("rr_interval", 0.8, "record 4: rr_interval is 0.8; it must be milliseconds from 200 to 5000"),
         ("rhythm", "SR", "record 4: rhythm is 'SR'; it must be one of ecgmoe.tasks.RHYTHMS"),
         ("potassium_abnormal", 4.1, "record 4: potassium_abnormal is 4.1; it must be 0 for normal"),
         ("fold", 10, "record 4: fold is 10; it must be a whole number from 1 to 9"),
@@ -79,7 +96,7 @@ def test_records_that_cannot_be_used_are_left_out_and_listed(toy, labels):
     ],
 )
 def test_a_value_that_cannot_be_names_its_record(toy, labels, column, value, says):
-    start = {"fold": 7, "potassium_abnormal": np.nan}.get(column)
+    start = {"fold": 7}.get(column, np.nan)
     changed = labels if column in labels else labels.assign(**{column: start})
     changed = changed.astype({column: object})
     changed.iloc[4, changed.columns.get_loc(column)] = value
@@ -92,6 +109,13 @@ def test_what_does_not_fit_together_is_refused(toy, labels):
         arrays.cohort(toy.signal[1:], toy.fs, labels)
     with pytest.raises(DatasetError, match=r"shape \(60, 8, 1000\)"):
         arrays.cohort(toy.signal[:, :8], toy.fs, labels)
+    for fs in (0, -100, 500, 100.0, np.nan, "100"):
+        with pytest.raises(
+            DatasetError, match=r"1,000 samples at fs = .*; pass recordings of 10 s, and a whole number"
+        ):
+            arrays.cohort(toy.signal, fs, labels)
+    with pytest.raises(DatasetError, match="labels hold none of rr_interval, age, sex, potassium_abnormal, rhythm"):
+        arrays.cohort(toy.signal, toy.fs, labels[["patient_id"]])
     with pytest.raises(DatasetError, match="need the column patient_id"):
         arrays.cohort(toy.signal, toy.fs, labels.drop(columns="patient_id"))
     torn = labels.assign(fold=toy.table["fold"].to_numpy(), patient_id=[0, 0, *range(1, 59)])

@@ -271,23 +271,34 @@ def test_beats_unlike_each_other_are_said_to_be_and_one_premature_beat_is_not(pr
     assert unlike.tolist() == [False, False, True]
 
 
-def test_where_no_beat_is_like_another_no_rhythm_is_said(predictor):
-    """Ventricular flutter, which is no class: waves of a changing rate and size without any QRS complex."""
+def test_where_no_beat_is_like_another_nothing_is_answered(predictor):
+    """Ventricular flutter, which is no class: waves of a changing rate and size without any QRS complex; or noise."""
     rng, t = np.random.default_rng(3), np.arange(1000) / 100.0
     turned = 2 * np.pi * np.cumsum(4.5 + 1.5 * np.interp(t, np.arange(11), rng.standard_normal(11))) / 100
     size = 0.6 + 0.2 * np.interp(t, np.arange(0, 10.1, 0.5), rng.uniform(-1, 1, 21))
     flutter = (rng.uniform(0.5, 1.5, (12, 1)) * size * np.sin(turned + rng.uniform(0, 6, (12, 1)))).astype(np.float32)
     signal, _ = ecg([0.8] * 20, 100.0)
-    table = predictor.predict(np.stack([signal[0], flutter]), 100.0)
-    assert table["rhythm"].notna().tolist() == table["rhythm_probability"].notna().tolist() == [True, False]
-    assert table.loc[1, [name for name in ANSWERS if not name.startswith("rhythm")]].notna().all()
-    said = "no beat like another: ventricular flutter or noise? no rhythm, and RR interval may be wrong"
-    assert table["warnings"].str.contains(said, regex=False).tolist() == [False, True]
-    assert "unlike" not in table["warnings"][1]
+    table = predictor.predict(np.stack([signal[0], flutter, noise(0.1), noise(0.5), noise(2.0)]), 100.0)
+    assert table[ANSWERS].notna().all(axis=1).tolist() == [True] + 4 * [False]
+    assert table.loc[1:, ANSWERS].isna().all(None)
+    assert "no beat is like another: ventricular flutter, or noise" in table["warnings"][1]
+
+
+def test_exchanged_limb_leads_are_told_of(predictor):
+    signal, _ = ecg([0.8] * 20, 100.0, noise=0.0)
+    signal = einthoven(signal[0])
+    exchanged, scaled, torn = signal[[0, 1, 2, 3, 5, 4, *range(6, 12)]], signal.copy(), signal.copy()
+    scaled[3] *= 2
+    torn[2] *= 2
+    said = predictor.predict(np.stack([signal, exchanged, scaled, torn]), 100.0)["warnings"].tolist()
+    assert "exchanged" not in said[0] and "the sum of" not in said[0]
+    assert "aVL, aVF: not what I and II make of them: exchanged, or of another gain?" in said[1]
+    assert "aVR: not what I and II make" in said[2] and "lead II is not the sum of I and III" in said[3]
 
 
 def test_the_quality_of_leads_that_were_guessed_is_not_spoken_of(predictor, cohort):
-    two = np.stack([cohort.signal[0, 1], cohort.signal[0, 6] + noise(0.4)[6]])
+    wander = 5 * np.sin(2 * np.pi * 0.3 * np.arange(1000) / 100)
+    two = np.stack([cohort.signal[0, 1], cohort.signal[0, 6] + wander.astype(np.float32)])
     said = predictor.predict(two, cohort.fs, leads=("II", "V1"))["warnings"][0]
     assert "poor quality: V1" in said and "poor quality: V1, V2" not in said
 
@@ -298,6 +309,14 @@ def test_flat_tops_are_said_to_be_clipped(predictor):
     clipped[3:5] = np.clip(clipped[3:5], -0.1, 0.15)
     first, second = predictor.predict(np.stack([signal[0], clipped]), 500.0)["warnings"]
     assert "clipped" not in first and "clipped: aVR, aVL" in second
+
+
+def test_many_single_samples_that_are_missing_are_told_of(predictor, cohort):
+    half, few = cohort.signal[0].copy(), cohort.signal[0].copy()
+    half[1:3, 1::2] = np.nan
+    few[1, ::100] = np.nan
+    said = predictor.predict(np.stack([half, few]), cohort.fs)["warnings"]
+    assert "up to 50 % of the samples are missing and interpolated in: II, III" in said[0] and "missing" not in said[1]
 
 
 def test_a_gap_is_told_from_a_lead_that_is_missing(predictor, cohort):
@@ -320,6 +339,8 @@ def test_a_gap_is_told_from_a_lead_that_is_missing(predictor, cohort):
         (LEADS[:6], ("sex", "interval")),
         (("II",), ("sex", "interval")),
         (("II", "V2"), ("interval",)),
+        (("II", "V6"), ("sex", "interval")),
+        (("I", "V5", "V6"), ("sex", "interval")),
         (("V2",), ("sex", "rhythm", "interval")),
         (LEADS[6:], ("sex", "rhythm", "interval")),
     ],
@@ -382,8 +403,7 @@ def test_a_disturbed_lead_is_said_to_be_poor(predictor, cohort):
     signal = cohort.signal[0].copy()
     signal[9] += 5 * np.sin(2 * np.pi * 0.3 * np.arange(signal.shape[1]) / cohort.fs)  # the baseline wanders
     assert "poor quality: V4" in predictor.predict(signal, cohort.fs)["warnings"][0]
-    signal = cohort.signal[0].copy()
-    signal[2] = signal[1] - signal[0]
+    signal = einthoven(cohort.signal[0])
     assert predictor.predict(signal, cohort.fs)["warnings"][0] == ""
     signal[2] *= 1.5
     assert "lead II is not the sum of I and III" in predictor.predict(signal, cohort.fs)["warnings"][0]

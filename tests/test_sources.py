@@ -229,7 +229,16 @@ def test_columns_that_are_no_leads_are_said(tmp_path, signal):
 
 @pytest.mark.parametrize(
     ("column", "step", "rate"),
-    [("time", 1 / 360, 360), ("T", 2.0, 500), ("Seconds", 0.004, 250), ("s", 1.0, 1), ("ms", 0.5, 2000)],
+    [
+        ("time", 1 / 360, 360),
+        ("T", 2.0, 500),
+        ("Seconds", 0.004, 250),
+        ("s", 1.0, 1),
+        ("ms", 0.5, 2000),
+        ("time [s]", 0.002, 500),
+        ("Time (ms)", 2.0, 500),
+        ("time_ms", 4.0, 250),
+    ],
 )
 def test_times_that_contradict_the_rate_are_said(tmp_path, signal, column, step, rate):
     path = tmp_path / "a.csv"

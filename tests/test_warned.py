@@ -16,7 +16,7 @@ from ecgmoe.records import RecordError
 
 SAID = {
     "101": ("", "beats unlike each other: RR interval and rhythm may be wrong; poor quality: V5"),
-    "102": ("no beat like another: ventricular flutter or noise?", "poor quality: II"),
+    "102": ("poor quality: II", "no beat is like another: ventricular flutter, or noise"),
     "103": ("no heartbeat found", ""),
 }
 
@@ -28,7 +28,7 @@ def stub(folder, rr_of):
         for name, warnings in SAID.items()
         for start, said in zip((0.0, 10.0), warnings, strict=True)
     ]
-    rows[2]["rhythm"] = None
+    rows[3] |= {"rr_ms": np.nan, "rhythm": None}
     return SimpleNamespace(stream=lambda _: [SimpleNamespace(table=pd.DataFrame(rows))])
 
 
@@ -54,8 +54,8 @@ def test_windows_are_sorted_by_what_is_said_and_wrong_by_more_than_5_percent(mit
     assert every["group"].tolist() == [
         warned.NONE,
         "beats unlike each other",
-        "no beat like another",
         "poor quality",
+        warned.NO_ANSWER,
         warned.NO_ANSWER,
         warned.NONE,
     ]
@@ -65,23 +65,22 @@ def test_windows_are_sorted_by_what_is_said_and_wrong_by_more_than_5_percent(mit
     groups = found["groups"].set_index("group")
     assert groups["windows"].to_dict() == {
         warned.NO_ANSWER: 1,
-        "no beat like another": 1,
         "beats unlike each other": 1,
-        "poor quality": 0,
+        "poor quality": 1,
         warned.NONE: 2,
     }, "without the window of flutter"
     assert groups["wrong"].dropna().to_dict() == {
-        "no beat like another": 1.0,
         "beats unlike each other": 0.0,
+        "poor quality": 1.0,
         warned.NONE: 0.5,
     }
     assert groups.loc[warned.NONE, "mae"] == pytest.approx(np.mean([0.04 * told[0.0], 0.06 * told[10.0]]), rel=1e-6)
     assert (groups.loc[warned.NONE, "low"], groups.loc[warned.NONE, "high"]) == (0.0, 1.0), "two recordings"
     assert found["recordings"] == 3
-    assert found["flutter"] == {"windows": 1, "warned": 0, "without rhythm": 0, "named": {"other": 1}}
+    assert found["flutter"] == {"windows": 1, "without an answer": 1, "warned": 0, "named": {}}
     shown = warned.table(found).set_index("What the warnings say")
     assert shown.loc[warned.NONE, "RR off by > 5 %"] == "50 % [0, 100]"
-    assert shown.loc["poor quality"].tolist() == ["0", "–", "–"]
+    assert shown.loc[warned.NO_ANSWER].tolist() == ["1", "–", "–"]
 
 
 def test_a_recording_that_cannot_be_read_is_an_error(mitdb):
