@@ -315,8 +315,8 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
             "trained it is ahead of the ResNet on every task, in age only just by more than chance, and no more when "
             "the answers of three trainings are averaged. From a ResNet that is told the signal characteristics, which "
             "ECG-MoE sees too, it cannot be told apart. Of ECG-FM trained alone in the same way and told as much (two "
-            "seeds), it is clearly ahead in sex alone: part of the gain is that backbone's. The RR interval is no merit "
-            "of the"
+            "seeds), it is clearly ahead in sex alone: part of the gain is that backbone's. The RR interval is no "
+            "merit of the"
         ) in text
     as_much = metrics["trained_comparisons"].query("baseline == 'ResNet + characteristics'")
     assert len(as_much) == 4 and set(as_much["better"]) == {"neither"}
