@@ -406,7 +406,10 @@ def evaluate(data_root: str, model: str, records: int, write: bool, json_file: P
 
     predictor = prediction.load(model)
     cohort = datasets.load(data_root, fs=int(predictor.model.config.fs), max_records=records)
-    found = shipping.judge_again(model, cohort) if write else shipping.judged(predictor, cohort)
+    if write:
+        found = shipping.judge_again(predictor, prediction.folder_of(model), cohort)
+    else:
+        found = shipping.judged(predictor, cohort)
     for name, part in found.items():
         text = part.to_string(index=False) if isinstance(part, pd.DataFrame) else str(part)
         click.echo(f"{name}\n{text}\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ecgmoe import beats
 from ecgmoe.records import LEADS
-from ecgmoe.windows import WINDOW_S, Window
+from ecgmoe.windows import LIMBS, WINDOW_S, Window
 
 #: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about two in a hundred of PTB-XL.
 POOR_QUALITY = 0.2
@@ -62,15 +62,9 @@ _PROBABILITY = {"sex": "sex_female_probability", "rhythm": "rhythm_probability"}
 
 def limb_misfit(signal_LT: np.ndarray) -> dict[str, float]:
     """SD of what III, aVR, aVL and aVF lack to what I and II make of them, by that of II; (12, samples) in mV."""
-    first_T, second_T = signal_LT[:2]
-    made_LT = {
-        "III": second_T - first_T,
-        "aVR": -(first_T + second_T) / 2,
-        "aVL": first_T - second_T / 2,
-        "aVF": second_T - first_T / 2,
-    }
-    size = max(float(np.std(second_T)), 0.01)
-    return {lead: float(np.std(signal_LT[LEADS.index(lead)] - made_T)) / size for lead, made_T in made_LT.items()}
+    lacking_LT = signal_LT[2:6] - LIMBS[2:] @ signal_LT[:2]
+    sizes = lacking_LT.std(axis=1) / max(float(np.std(signal_LT[1])), 0.01)
+    return dict(zip(LEADS[2:6], sizes.tolist(), strict=True))
 
 
 def looked_at(

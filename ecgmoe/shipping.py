@@ -352,13 +352,13 @@ def _write_card(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     return dict(written)
 
 
-def judge_again(name: str, cohort: Cohort) -> dict[str, Any]:
+def judge_again(predictor: Predictor, folder: Path, cohort: Cohort) -> dict[str, Any]:
     """Judge a shipped model once more and write its card anew, where the code has changed that decides what is said.
 
     Parameters
     ----------
-    name : str
-        As for :func:`ecgmoe.prediction.load`.
+    predictor, folder
+        The model, and where it was loaded from (:func:`ecgmoe.prediction.folder_of`).
     cohort : Cohort
         That it was shipped with.
 
@@ -372,7 +372,6 @@ def judge_again(name: str, cohort: Cohort) -> dict[str, Any]:
     InputError
         The model was only trained, so that it has no such card, or the cohort is another one.
     """
-    predictor, folder = prediction.load(name), prediction.folder_of(name)
     if "test" not in predictor.card:
         raise InputError(f"{folder} has no card with figures; `python -m ecgmoe ship` makes a model with one")
     if predictor.card["data"]["digest"] != cohort.digest:

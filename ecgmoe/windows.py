@@ -30,8 +30,8 @@ CLIPPED_SHARE = 0.01
 SPARSE_SHARE = 0.02
 
 #: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
-_LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
-_N_LIMBS = len(_LIMBS)
+LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
+_NLIMBS = len(LIMBS)
 
 
 class Window(NamedTuple):
@@ -147,14 +147,14 @@ def _completed(window: Window, lead_covariance: np.ndarray | None) -> Window:
         return window._replace(warnings=tuple(warnings), usable=False, recorded_L=recorded_L, guessed_L=lost_L)
     if lost_L.any():
         signal_LT[lost_L] = 0.0
-        there = np.flatnonzero(~lost_L[:_N_LIMBS])
+        there = np.flatnonzero(~lost_L[:_NLIMBS])
         if len(there) >= 2:  # two limb leads tell the four others
-            known_2T = np.linalg.lstsq(_LIMBS[there], signal_LT[there], rcond=None)[0]
-            made = np.flatnonzero(lost_L[:_N_LIMBS])
-            signal_LT[made] = _LIMBS[made] @ known_2T
+            known_2T = np.linalg.lstsq(LIMBS[there], signal_LT[there], rcond=None)[0]
+            made = np.flatnonzero(lost_L[:_NLIMBS])
+            signal_LT[made] = LIMBS[made] @ known_2T
             if len(made):
                 warnings.append(f"computed from other limb leads: {', '.join(np.array(LEADS)[made])}")
-            lost_L = lost_L & (np.arange(len(LEADS)) >= _N_LIMBS)
+            lost_L = lost_L & (np.arange(len(LEADS)) >= _NLIMBS)
         if lost_L.any() and lead_covariance is not None:
             signal_LT[lost_L] = guess(lead_covariance, ~lost_L) @ signal_LT[~lost_L]
             warnings.append(f"guessed from the other leads: {', '.join(np.array(LEADS)[lost_L])}")

@@ -128,7 +128,7 @@ def test_what_does_not_fit_together_is_refused(toy, labels):
         arrays.cohort(flat, toy.fs, labels)
 
 
-def test_the_page_of_the_library_runs_as_it_stands(toy, labels, tmp_path, monkeypatch):
+def test_the_page_of_the_library_runs_as_it_stands(toy, labels, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load", lambda _: toy)  # the whole simulated cohort takes minutes
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
@@ -136,6 +136,7 @@ def test_the_page_of_the_library_runs_as_it_stands(toy, labels, tmp_path, monkey
     space = {"signal": toy.signal, "fs": toy.fs, "labels": labels}
     for block in blocks:
         exec(compile(block, "page", "exec"), space)
+    assert "ECG-MoE" in capsys.readouterr().out
     table, logits, intervals = space["table"], space["logits"], space["intervals"]
     assert len(table) == len(intervals) == 60 and np.isfinite(table["age_years"]).all()
     assert {name: tuple(value.shape) for name, value in logits.items()} == {"age": (60, 1), "sex": (60, 1)}

@@ -71,7 +71,7 @@ def test_every_chapter_is_in_the_contents_and_every_page_exists():
     assert {path.stem for path in (ROOT / "book").glob("*.md")} == {page for page in prose if "/" not in page}
 
 
-def test_every_module_is_in_the_reference_once_and_its_example_runs(tmp_path, capsys, monkeypatch):
+def test_every_module_is_in_the_reference_once():
     pages = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "book" / "api").glob("*.md")}
     documented = re.findall(r"automodule:: ([\w.]+)", "\n".join(pages.values()))
     found = {module.name for module in pkgutil.walk_packages(ecgmoe.__path__, "ecgmoe.")}
@@ -79,10 +79,6 @@ def test_every_module_is_in_the_reference_once_and_its_example_runs(tmp_path, ca
     found = {name for name in found if not name.startswith(("ecgmoe.plots.", "ecgmoe.store."))} - {"ecgmoe.__main__"}
     assert sorted(documented) == sorted(found)
     assert {f"api/{name}" for name in pages} == {page for page in PAGES if page.startswith("api/")}
-    example = re.search(r"```python\n(.*?)```", pages["index"], re.DOTALL)[1]
-    monkeypatch.setattr(ecgmoe.datasets, "load", lambda _: toy_cohort(60))
-    exec(example, {})  # noqa: S102  (our own page)
-    assert "ECG-MoE" in capsys.readouterr().out
 
 
 def test_a_page_tells_what_can_be_changed_and_links_figures_to_their_code(tmp_path):

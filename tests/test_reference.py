@@ -308,6 +308,7 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
     assert 0.02 < pairs["p_holm"]["age"] < 0.05 and means["age"] == "neither", "what is called only just"
     alone = metrics["trained_comparisons"].query("baseline == @configurations.ALONE").set_index("task")["better"]
     assert list(alone.index[alone == "model"]) == ["sex"] and "baseline" not in set(alone)
+    assert metrics["sizes"].set_index("row")["seeds"][configurations.ALONE] == 2, "what the pages call two seeds"
     for page in ("README.md", "book/intro.md"):
         text = " ".join((readme.parent / page).read_text("utf-8").split())
         assert "frozen backbones the mixture does not earn its price" in text

@@ -236,7 +236,7 @@ def test_a_model_is_judged_again_and_its_card_written_anew(shipped, cohort, tmp_
     folder = shutil.copytree(shipped[0], tmp_path / "toy")
     before, weights = json.loads((folder / "card.json").read_text("utf-8")), (folder / "model.safetensors").read_bytes()
     monkeypatch.setattr(caution, "LONGEST_PAUSE_S", 1.1)
-    found = shipping.judge_again(str(folder), cohort)
+    found = shipping.judge_again(prediction.load(folder), folder, cohort)
     after = json.loads((folder / "card.json").read_text("utf-8"))
     assert found["without an answer"]["age"] > before["test"]["without an answer"]["age"]
     assert after["test"] == results._plain(found) and after["judged"]["data"]["digest"] == cohort.digest
@@ -246,10 +246,10 @@ def test_a_model_is_judged_again_and_its_card_written_anew(shipped, cohort, tmp_
     assert (folder / "model.safetensors").read_bytes() == weights
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"], "nothing is left beside it"
     with pytest.raises(InputError, match="is of other recordings"):
-        shipping.judge_again(str(folder), toy_cohort(40))
+        shipping.judge_again(prediction.load(folder), folder, toy_cohort(40))
     (folder / "card.json").unlink()
     with pytest.raises(InputError, match="has no card with figures"):
-        shipping.judge_again(str(folder), cohort)
+        shipping.judge_again(prediction.load(folder), folder, cohort)
 
 
 @pytest.mark.slow

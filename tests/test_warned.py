@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from folders import MITDB_RR_S, write_mitdb
+from folders import write_mitdb
 from test_elsewhere import record
 
 from ecgmoe import elsewhere, prediction, tasks, warned
@@ -21,7 +21,7 @@ SAID = {
 }
 
 
-def stub(folder, rr_of):
+def stub(rr_of):
     """A predictor of two windows a recording, with warnings of :data:`SAID`."""
     rows = [
         {"record": name, "start_s": start, "rr_ms": rr_of(name, start), "rhythm": "other", "warnings": said}
@@ -50,7 +50,7 @@ def test_windows_are_sorted_by_what_is_said_and_wrong_by_more_than_5_percent(mit
     def rr_of(name, start):
         return {"101": 1.04, "102": 1.06, "103": np.nan if start == 0 else 0.94}[name] * told[start]
 
-    every = warned.windows(stub(folder, rr_of), folder)
+    every = warned.windows(stub(rr_of), folder)
     assert every["group"].tolist() == [
         warned.NONE,
         "beats unlike each other",
@@ -61,7 +61,7 @@ def test_windows_are_sorted_by_what_is_said_and_wrong_by_more_than_5_percent(mit
     ]
     np.testing.assert_allclose(every["told_rr"], [told[start] for start in every["start_s"]], rtol=1e-9)
     assert every["flutter"].tolist() == [False, False, False, True, False, False]
-    found = warned.measure(stub(folder, rr_of), folder, n_boot=50)
+    found = warned.measure(stub(rr_of), folder, n_boot=50)
     groups = found["groups"].set_index("group")
     assert groups["windows"].to_dict() == {
         warned.NO_ANSWER: 1,
@@ -91,7 +91,7 @@ def test_a_recording_that_cannot_be_read_is_an_error(mitdb):
 
 
 def test_the_command_adds_what_warnings_are_worth(model, mitdb, tmp_path_factory):
-    folder, told = mitdb
+    folder, _ = mitdb
     others, path = tmp_path_factory.mktemp("others"), folder / "found.json"
     record(others, "r", "Age: 50", "Sex: F")
     words = ["elsewhere", str(others), "--model", str(model), "--json", str(path), "--beats", str(folder)]
@@ -99,7 +99,6 @@ def test_the_command_adds_what_warnings_are_worth(model, mitdb, tmp_path_factory
     assert done.exit_code == 0 and "What the warnings say" in done.output and "ventricular flutter" in done.output
     found = json.loads(path.read_text("utf-8"))["metrics"]["warned"]
     assert found["recordings"] == 3 and sum(row["windows"] for row in found["groups"]) == 5
-    assert len(MITDB_RR_S) > 20 and min(told.values()) > 700
 
 
 @pytest.mark.slow
