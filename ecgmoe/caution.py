@@ -11,13 +11,11 @@ import numpy as np
 from torch import Tensor
 
 from ecgmoe import beats
-from ecgmoe.records import LEADS
+from ecgmoe.records import LARGEST_MV, LEADS
 from ecgmoe.windows import LIMBS, WINDOW_S, Window
 
 #: Below this quality (:func:`ecgmoe.beats.signal_quality`) a lead is said to be poor: about two in a hundred of PTB-XL.
 POOR_QUALITY = 0.2
-#: No heart reaches it, mV; what does is an artefact, or in another unit.
-LARGEST_MV = 20.0
 #: Seconds before and after R that beats are compared over: the QRS complex, since P and T move with the rate.
 QRS_S = (0.05, 0.05)
 #: Power of the mean beat over that of the beats' departures from it, median over beats and over recorded leads, below

@@ -19,6 +19,9 @@ LEADS: tuple[str, ...] = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3
 #: How many of a unit make one mV, by the lower-case name of the unit.
 PER_MV = {"mv": 1.0, "uv": 1e3, "v": 1e-3}
 
+#: No heart reaches it, mV; what does is an artefact, or in another unit.
+LARGEST_MV = 20.0
+
 #: Source files that decide what is read: part of the keys of whatever is kept of it.
 SOURCES = (__file__, _wfdb_files.__file__)
 

@@ -8,6 +8,7 @@ of every record), ``select(table, max_records)`` and ``cohort(listing, table, si
 whose signals were read).
 """
 
+import hashlib
 import inspect
 import os
 from collections.abc import Iterable
@@ -148,6 +149,11 @@ class Cohort:
     def targets(self) -> dict[str, np.ndarray]:
         """Labels by task name, float32 of shape (records,), NaN where missing."""
         return {name: task.targets(self.table) for name, task in self.tasks.items()}
+
+
+def hashed_fold(patient: object, n_folds: int) -> int:
+    """Fold of a patient, 1 to ``n_folds``: a hash of its number or name, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(str(patient).encode()).digest()[:8], "big") % n_folds + 1
 
 
 class DatasetError(InputError):

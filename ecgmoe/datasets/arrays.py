@@ -1,6 +1,5 @@
 """A cohort of recordings that lie in memory, with labels of your own."""
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from ecgmoe import tasks
-from ecgmoe.datasets import TEST_FOLD, Card, Cohort, DatasetError
+from ecgmoe.datasets import TEST_FOLD, Card, Cohort, DatasetError, hashed_fold
+from ecgmoe.records import LARGEST_MV
 
 #: Smallest and largest value that a label may have, by column, and how to give it.
 RANGES = {"rr_interval": (200.0, 5000.0, "milliseconds"), "age": (0.0, 130.0, "years")}
@@ -18,8 +18,8 @@ VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "potassium_abnormal": ((0, 1), "0 for normal, 1 for abnormal, NaN where it is unknown"),
     "rhythm": (tasks.RHYTHMS, "one of ecgmoe.tasks.RHYTHMS, None where it is unknown"),
 }
-#: Seconds that a recording lasts, as everywhere in this library, and mV that no heart reaches.
-SECONDS, LARGEST_MV = 10.0, 20.0
+#: Seconds that a recording lasts, as everywhere in this library.
+SECONDS = 10.0
 
 
 def cohort(signal: ArrayLike, fs: int, labels: pd.DataFrame, *, name: str = "arrays") -> Cohort:
@@ -110,7 +110,7 @@ def _checked(labels: pd.DataFrame) -> pd.DataFrame:
 def _fold(patient: object) -> int:
     if isinstance(patient, float | np.floating) and float(patient).is_integer():
         patient = int(patient)  # whole numbers are floats where a table has gaps
-    return int.from_bytes(hashlib.sha256(str(patient).encode()).digest()[:8], "big") % TEST_FOLD + 1
+    return hashed_fold(patient, TEST_FOLD)
 
 
 def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, wanted: str) -> None:

@@ -9,7 +9,6 @@ A file ``simulated_labels.csv`` beside the list of records marks a simulated coh
 columns as real ones; the file adds the folds and the causes.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ecgmoe import paper, records, tasks
-from ecgmoe.datasets import TEST_FOLD, VALIDATION_FOLD, Card, Cohort, DatasetError, _hosp, ptbxl
+from ecgmoe.datasets import TEST_FOLD, VALIDATION_FOLD, Card, Cohort, DatasetError, _hosp, hashed_fold, ptbxl
 from ecgmoe.store import Listing
 
 RECORDS, MEASUREMENTS, SIMULATED_LABELS = "record_list.csv", "machine_measurements.csv", "simulated_labels.csv"
@@ -243,10 +242,6 @@ def _whole(table: pd.DataFrame, column: str, name: str) -> pd.Index:
     return pd.Index(ids.astype(np.int64), name="ecg_id")
 
 
-def _fold(subject: int) -> int:
-    return int.from_bytes(hashlib.sha256(str(subject).encode()).digest()[:8], "big") % 10 + 1
-
-
 def _read_records(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
     """Records with their measurements, the rows that cannot be used, and what was counted."""
     wanted: tuple[str, ...] = ("subject_id", "study_id", "ecg_time", "path")
@@ -295,7 +290,7 @@ def _read_records(root: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int
     bad = reason.notna()
     name = raw["path"].where(raw["path"].notna(), raw.index.map("study {}".format).to_series(raw.index))
     subjects = table["patient_id"].dropna().astype(np.int64).unique()
-    fold = table["patient_id"].map({subject: _fold(subject) for subject in subjects}).astype(float)
+    fold = table["patient_id"].map({subject: hashed_fold(subject, 10) for subject in subjects}).astype(float)
     skipped = pd.DataFrame({"record": name[bad].astype(str), "reason": reason[bad], "fold": fold[bad]})
     table = table.assign(fold=fold)[~bad].astype({"patient_id": np.int64, "fold": np.int64})
     table = table.sort_index().sort_values("patient_id", kind="stable")
