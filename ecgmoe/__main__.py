@@ -65,6 +65,15 @@ def _floors(cohort: Any) -> Any:
     return floors
 
 
+class _Given(click.Path):
+    """A file or folder to read; an empty name, as an unset variable of a shell leaves it, is not the current folder."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty name; the current folder is .", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 class _Place(click.Path):
     """Where something will be written; one where nothing can be is refused before anything is computed for it."""
 
@@ -418,7 +427,7 @@ def evaluate(data_root: str, model: str, records: int, write: bool, json_file: P
 
 
 @app.command()
-@click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("records", metavar="RECORD...", nargs=-1, required=True, type=_Given(path_type=Path))
 @_model
 @click.option(
     "--tasks", metavar="NAMES", help="Tasks separated by commas, such as rr,sex; by default all of the model."

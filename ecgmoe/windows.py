@@ -6,7 +6,7 @@ said in each window's warnings.
 Shape legend: L 12 leads, T samples, W windows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -28,6 +28,15 @@ CLIPPED_SHARE = 0.01
 
 #: Part of a lead's samples that may be missing, none of them in a gap that is told of, without a word.
 SPARSE_SHARE = 0.02
+#: Frequencies of the mains, Hz. Where a recording's rate lets them be told apart, hum is filtered out: 50 Hz lie at the
+#: edge of what a model of 100 Hz reads, and come through the filter before resampling at half their size.
+MAINS_HZ = (50.0, 60.0)
+#: Hum, mV, from which on it is filtered out, and told of. 100 recordings of PTB-XL at 500 Hz have up to 0.010 mV of it.
+#: 0.05 mV at 50 Hz changed what is said of the age in them by 0.7 years on average, 0.3 mV by 3.6 years, and 24 were
+#: called paced; filtered, by 0.05 years each, and none was.
+HUM_MV = 0.025
+#: The filter's frequency over its width.
+_NOTCH = 30.0
 
 #: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
 LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
@@ -83,6 +92,11 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
     signal_LT, gap_LT = _bridged(signal_LT, round(LONGEST_GAP_S * recording.fs))
     starts = [round(w * WINDOW_S * recording.fs) for w in range(n_windows + 1)]
     parts = [slice(i, j) for i, j in zip(starts[:-1], starts[1:], strict=True)]
+    hum = {hz: np.stack([_hum(signal_LT[:, part], recording.fs, hz) for part in parts]) for hz in MAINS_HZ}
+    for hz, hum_WL in hum.items():
+        if (humming_L := (hum_WL >= HUM_MV).any(0)).any():
+            signal_LT = signal_LT.copy()
+            signal_LT[humming_L] = _without_hum(signal_LT[humming_L], recording.fs, hz, parts)
     if recording.fs != fs:
         # Rates such as 333.333 Hz are brought to a ratio of small numbers; over ten seconds nothing shifts.
         near = fs * Fraction(recording.fs / fs).limit_denominator(1000)
@@ -94,8 +108,42 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
         absent_L = np.asarray(gap_LT[:, parts[w]].any(1))
         own_LT, own_gap_LT = raw_LT[:, parts[w]], gap_LT[:, parts[w]]
         said = [*notes, *_gaps(own_gap_LT, recording.fs), *_sparse(own_LT, own_gap_LT), *_clipped(own_LT)]
+        for hz, hum_WL in hum.items():
+            if (most := float(hum_WL[w].max())) >= HUM_MV:
+                named = ", ".join(np.array(LEADS)[hum_WL[w] >= HUM_MV])
+                said.append(f"hum of {hz:g} Hz, up to {most:.2g} mV, filtered out of: {named}")
         window = Window(name, w * WINDOW_S, part_LT, tuple(said), True, ~absent_L, np.zeros_like(absent_L))
         yield _completed(window, lead_covariance)
+
+
+def _hum(signal_LT: np.ndarray, fs: float, hz: float) -> np.ndarray:
+    """Amplitude (L,), mV, of the largest oscillation within half a hertz of a frequency; 0 at too low a rate."""
+    L, n = signal_LT.shape
+    at_F = np.fft.rfftfreq(n, 1 / fs)
+    near_F = np.abs(at_F - hz) <= 0.5
+    if fs < 2.2 * hz or not near_F.any():
+        return np.zeros(L)
+    amplitude_LF = 4 / n * np.abs(np.fft.rfft(signal_LT * np.hanning(n)))  # twice, for the window's mean is a half
+    largest: np.ndarray = amplitude_LF[:, near_F].max(1)
+    return largest
+
+
+def _without_hum(signal_LT: np.ndarray, fs: float, hz: float, parts: Sequence[slice]) -> np.ndarray:
+    """Take a frequency out of leads: in each part the oscillation that fits best, then what a narrow filter finds left.
+
+    The filter alone would ring at both ends.
+    """
+    from scipy.signal import filtfilt, iirnotch  # takes a second to import, and most recordings need no filter
+
+    signal_LT = signal_LT.astype(np.float64)
+    for part in parts:
+        part_LT, at_T = signal_LT[:, part], np.arange(part.stop - part.start) / fs
+        wave_FT = np.exp(2j * np.pi * np.arange(hz - 0.5, hz + 0.505, 0.01)[:, None] * at_T)
+        fit_LF = 2 / len(at_T) * part_LT @ wave_FT.conj().T
+        best = int(np.square(np.abs(fit_LF)).sum(0).argmax())
+        part_LT -= (fit_LF[:, best, None] * wave_FT[best]).real
+    filtered: np.ndarray = filtfilt(*iirnotch(hz, _NOTCH, fs), signal_LT, axis=1)
+    return filtered
 
 
 def _gaps(gap_LT: np.ndarray, fs: float) -> Iterator[str]:

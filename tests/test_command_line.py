@@ -220,6 +220,8 @@ def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -
         (1, (records / "damaged",)),
         (1, (tmp_path / "nowhere", records / "short")),
         (2, ()),
+        (2, ("",)),
+        (2, (records / "a", "")),
         (2, (records / "a", "--tasks", "height")),
         (2, (records / "a", "--tasks", ",")),
         (2, (records / "a", "--leads", "I,V9")),

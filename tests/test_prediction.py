@@ -311,6 +311,32 @@ def test_flat_tops_are_said_to_be_clipped(predictor):
     assert "clipped" not in first and "clipped: aVR, aVL" in second
 
 
+@pytest.mark.parametrize("hz", windows.MAINS_HZ)
+@pytest.mark.parametrize("fs", [150.0, 250.0, 500.0, 1000.0])
+def test_hum_of_the_mains_is_filtered_out_and_told_of(predictor, fs, hz):
+    signal, _ = ecg([0.8] * 30, fs, seconds=20.0, noise=0.0)
+    signal, at = signal[0].astype(np.float32), np.arange(int(20 * fs)) / fs
+    humming = signal.copy()
+    humming[1:3] += (0.3 * np.sin(2 * np.pi * (hz + 0.1) * at) * (at >= 10)).astype(np.float32)
+    plain, heard = ([*cut(predictor, Recording("a", one, fs, LEADS))] for one in (signal, humming))
+    assert not any("hum" in said for window in (*plain, heard[0]) for said in window.warnings)
+    (said,) = (said for said in heard[1].warnings if "hum" in said)
+    assert said.startswith(f"hum of {hz:g} Hz, up to 0.") and said.endswith("mV, filtered out of: II, III")
+    assert 0.2 < float(said.split("up to ")[1].split()[0]) < 0.35
+    # The filter rings for a moment where hum begins.
+    left = heard[1].signal_LT[:, 50:-50] - plain[1].signal_LT[:, 50:-50]
+    assert np.abs(left).max() < 0.03 and (left[[0, *range(3, 12)]] == 0).all()
+
+
+def test_hum_is_left_where_a_rate_is_too_low_to_tell(predictor):
+    signal, _ = ecg([0.8] * 20, 100.0)
+    signal = signal[0].astype(np.float32)
+    signal[1] += 0.3 * np.cos(np.pi * np.arange(1000)).astype(np.float32)
+    (window,) = cut(predictor, Recording("a", signal, 100.0, LEADS))
+    assert not any("hum" in said for said in window.warnings)
+    np.testing.assert_array_equal(window.signal_LT, signal)
+
+
 def test_many_single_samples_that_are_missing_are_told_of(predictor, cohort):
     half, few = cohort.signal[0].copy(), cohort.signal[0].copy()
     half[1:3, 1::2] = np.nan
