@@ -159,7 +159,6 @@ def front_table(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     """Whom ECG-MoE beats on real recordings, and who beats it, in words; differences below 1 ms are none."""
-    seeds = metrics["sizes"].set_index("row")["seeds"]
     told = f"{rival} + characteristics"
 
     def answers(among: "pd.Series[bool]") -> str:
@@ -171,11 +170,8 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
         for words, names in groups.items():
             own = pairs[pairs["baseline"].isin(names)]
             if len(own):
-                trained = seeds[own["baseline"].unique()]
-                few, many = trained.min(), trained.max()
-                n = f"{few} to {many} seeds each" if few < many else of_seeds(many) + " each" * (len(trained) > 1)
                 than_all = (own["better"] == "model").groupby(own["task"], sort=False).all()
-                better.append(f"than {words} ({n}) in {answers(than_all)}")
+                better.append(f"than {words} in {answers(than_all)}")
                 worse = pd.concat([worse, (own["better"] == "baseline").groupby(own["task"], sort=False).any()])
         behind = answers(worse.groupby(level=0, sort=False).any())
         return f"clearly better {', '.join(better)}; clearly worse than any of these in {behind}"
@@ -183,13 +179,13 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     rivals = configurations.groups()["Table 3"]
     plain = {f"a plain {rival}": [rival], f"a {rival} that is told the signal characteristics": [told]}
     said = (
-        f"{configurations.FULL} over frozen backbones ({of_seeds(seeds[configurations.FULL])}) is "
+        f"{configurations.FULL} over frozen backbones is "
         f"{verdict(metrics['comparisons'], {**plain, f'all {len(rivals)} rivals of Table 3': rivals})}."
     )
-    if configurations.TRAINED in seeds:
+    if "trained_comparisons" in metrics:
         as_much = {"ECG-FM trained alone in the same way and told as much": [configurations.ALONE]}
         said += (
-            f" With ECG-FM, one of its backbones, trained with it ({of_seeds(seeds[configurations.TRAINED])}), it is "
+            f" With ECG-FM, one of its backbones, trained with it, it is "
             f"{verdict(metrics['trained_comparisons'], plain | as_much)}."
         )
     return said
