@@ -263,7 +263,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
 @click.argument("data_root", metavar="DATA_ROOT", type=str)
 @click.option(
     "--rows",
-    default=("ResNet",),
+    default=("ResNet", "ECG-MoE with ECG-FM trained"),
     show_default=True,
     multiple=True,
     metavar="NAME",

@@ -4,8 +4,9 @@ Every training is judged on the validation part, which also chooses its epochs, 
 points of a curve share that optimism. :func:`make` makes what lies in ``data/reference``, :func:`load` reads it.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def measure(
 def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[dict[str, Any], Path]:
     """Make the curve of a data set and write it, with its provenance, to ``curve_<data set>.json`` in a folder.
 
-    Interrupted, the same call goes on where it was.
+    Rows that the file has already stay in it, untrained, where they are of the same data, code, settings and seed;
+    ``earlier`` then says where they come from. Interrupted, the same call goes on where it was.
 
     Parameters
     ----------
@@ -92,16 +94,33 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     """
     cohort = reference.cohort_of(data)
     config = replace(reference.recipe(data), seed=seed)
-    found = measure(cohort, features.make_inputs(cohort), reference.rows_of(data, rows), config=config)
     name = reference.name_of("curve", cohort)
+    path = folder / f"{name}.json"
+    asked = _plain({"data": cohort.digest, "code": configurations.code(), "config": asdict(config)})
+    table = {row.name: _plain(row.settings) for row in reference.rows_of(data, costly=True)}
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {"metrics": {}}
+    there = before["metrics"]["settings"] if before["metrics"].get("asked") == asked else {}
+    there = {row: settings for row, settings in there.items() if settings == table.get(row)}
+    parts = [pd.DataFrame([line for line in before["metrics"]["curve"] if line["model"] in there])] if there else []
+    if todo := [row for row in reference.rows_of(data, rows) if row.name not in there]:
+        parts.append(measure(cohort, features.make_inputs(cohort), todo, config=config))
     content = {
         "chapter": name,
         "provenance": results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)}),
-        "metrics": {"curve": found, "code": configurations.code()},
+        "earlier": [*before.get("earlier", []), before["provenance"]] if there else [],
+        "metrics": {
+            "curve": pd.concat(parts, ignore_index=True),
+            "asked": asked,
+            "settings": there | {row.name: table[row.name] for row in todo},
+        },
     }
-    path = folder / f"{name}.json"
     results.write_json(path, content)
     return content, path
+
+
+def _plain(content: Any) -> Any:
+    """The same as JSON gives it back."""
+    return json.loads(json.dumps(content))
 
 
 def load(name: str = NAME) -> pd.DataFrame | None:

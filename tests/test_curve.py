@@ -103,18 +103,47 @@ def test_lines_of_many_models_and_ticks_of_few_records_can_be_told_apart(found):
     assert len(set(ticks)) == 2 and all(float(tick) > 0 for tick in ticks)
 
 
-def test_the_command_writes_what_the_book_reads(cohort, inputs, rows, tmp_path, monkeypatch):
+@pytest.fixture
+def small(cohort, inputs, rows, monkeypatch):
+    """The command on the toy cohort; rows that are not asked for by name are of the table all the same."""
     monkeypatch.setattr(reference, "cohort_of", lambda _: cohort)
     monkeypatch.setattr(reference, "recipe", lambda _: FitConfig(epochs=1, batch_size=16))
     monkeypatch.setattr(features, "make_inputs", lambda _: inputs)
-    monkeypatch.setattr(reference, "rows_of", lambda _, names: rows)
+    monkeypatch.setattr(reference, "rows_of", lambda _, names=(), costly=False: rows if names or costly else rows[:1])
     monkeypatch.setattr(curve.measure, "__defaults__", ((1.0, 0.5), FitConfig(), PRESET))
+    return rows
+
+
+def test_rows_that_a_file_has_stay_and_others_are_added(small, tmp_path, monkeypatch):
+    first, path = curve.make("somewhere", tmp_path, [])
+    assert first["earlier"] == [] and set(first["metrics"]["curve"]["model"]) == {"ECG-MoE"}
+    own, trained = curve.measure, []
+    monkeypatch.setattr(curve, "measure", lambda *a, **k: trained.extend(row.name for row in a[2]) or own(*a, **k))
+    both, _ = curve.make("somewhere", tmp_path, ["ResNet"])
+    assert trained == ["ResNet"] and set(both["metrics"]["settings"]) == {"ECG-MoE", "ResNet"}
+    assert [one["time"] for one in both["earlier"]] == [first["provenance"]["time"]]
+    lines = both["metrics"]["curve"]
+    pd.testing.assert_frame_equal(
+        lines[lines["model"] == "ECG-MoE"].reset_index(drop=True), first["metrics"]["curve"], check_dtype=False
+    )
+    again, _ = curve.make("somewhere", tmp_path, ["ResNet"])
+    assert trained == ["ResNet"] and len(again["earlier"]) == 2
+    small[1] = replace(small[1], fit={**small[1].fit, "lr": 0.5})  # of other settings: trained anew
+    third, _ = curve.make("somewhere", tmp_path, ["ResNet"])
+    assert trained == ["ResNet", "ResNet"] and len(third["metrics"]["curve"]) == len(lines)
+    monkeypatch.setattr(configurations, "code", lambda: "other")
+    fourth, _ = curve.make("somewhere", tmp_path, ["ResNet"])
+    assert trained[2:] == ["ECG-MoE", "ResNet"] and fourth["earlier"] == []
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_writes_what_the_book_reads(cohort, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["curve", "somewhere", "--folder", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0 and "gain" in done.output
     written = json.loads((tmp_path / "curve_toy.json").read_text("utf-8"))  # other data have another name
     assert reference.name_of("curve", replace(cohort, card=replace(cohort.card, name="PTB-XL 1.0.3"))) == curve.NAME
-    assert written["provenance"]["parameters"]["rows"] == ["ResNet"]
-    assert written["metrics"]["code"] == configurations.code()
+    assert written["provenance"]["parameters"]["rows"] == ["ResNet", configurations.TRAINED]
+    assert written["metrics"]["asked"]["code"] == configurations.code()
     monkeypatch.setattr(results, "reference", lambda _: written)
     assert len(curve.load()) == len(written["metrics"]["curve"])
 
