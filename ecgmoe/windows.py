@@ -35,6 +35,8 @@ MAINS_HZ = (50.0, 60.0)
 #: 0.05 mV at 50 Hz changed what is said of the age in them by 0.7 years on average, 0.3 mV by 3.6 years, and 24 were
 #: called paced; filtered, by 0.05 years each, and none was.
 HUM_MV = 0.025
+#: It stands out by so much from what is within 5 Hz (their median), or else is noise: that has some of every frequency.
+HUM_OVER_REST = 5.0
 #: The filter's frequency over its width.
 _NOTCH = 30.0
 
@@ -117,15 +119,15 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
 
 
 def _hum(signal_LT: np.ndarray, fs: float, hz: float) -> np.ndarray:
-    """Amplitude (L,), mV, of the largest oscillation within half a hertz of a frequency; 0 at too low a rate."""
+    """Amplitude (L,), mV, of the oscillation within half a hertz of a frequency that stands out; 0 where none does."""
     L, n = signal_LT.shape
-    at_F = np.fft.rfftfreq(n, 1 / fs)
-    near_F = np.abs(at_F - hz) <= 0.5
-    if fs < 2.2 * hz or not near_F.any():
+    off_F = np.abs(np.fft.rfftfreq(n, 1 / fs) - hz)
+    if fs < 2.2 * hz:
         return np.zeros(L)
     amplitude_LF = 4 / n * np.abs(np.fft.rfft(signal_LT * np.hanning(n)))  # twice, for the window's mean is a half
-    largest: np.ndarray = amplitude_LF[:, near_F].max(1)
-    return largest
+    largest_L = amplitude_LF[:, off_F <= 0.5].max(1)
+    rest_L = np.median(amplitude_LF[:, (off_F > 0.5) & (off_F <= 5)], axis=1)
+    return np.where(largest_L >= HUM_OVER_REST * rest_L, largest_L, 0.0)
 
 
 def _without_hum(signal_LT: np.ndarray, fs: float, hz: float, parts: Sequence[slice]) -> np.ndarray:

@@ -328,6 +328,12 @@ def test_hum_of_the_mains_is_filtered_out_and_told_of(predictor, fs, hz):
     assert np.abs(left).max() < 0.03 and (left[[0, *range(3, 12)]] == 0).all()
 
 
+def test_noise_is_not_called_hum(predictor):
+    signal, _ = ecg([0.8] * 20, 500.0, noise=0.7)
+    (window,) = cut(predictor, Recording("a", signal[0].astype(np.float32), 500.0, LEADS))
+    assert not any("hum" in said for said in window.warnings)
+
+
 def test_hum_is_left_where_a_rate_is_too_low_to_tell(predictor):
     signal, _ = ecg([0.8] * 20, 100.0)
     signal = signal[0].astype(np.float32)
