@@ -627,8 +627,8 @@ def chapters(names: tuple[str, ...], parameters: tuple[tuple[str, str], ...], jo
 
 
 @app.command()
-@click.argument("run_a", type=click.Path(path_type=Path))
-@click.argument("run_b", type=click.Path(path_type=Path))
+@click.argument("run_a", type=_Given(path_type=Path))
+@click.argument("run_b", type=_Given(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     """Print what differs between two runs: parameters, environment, numbers, and apart from these time and memory.

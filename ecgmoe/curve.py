@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ecgmoe import ablation, configurations, evaluation, features, reference, results, tasks
+from ecgmoe import ablation, backbones, configurations, evaluation, features, reference, results, tasks
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
 from ecgmoe.training import FitConfig
@@ -75,8 +75,9 @@ def measure(
 def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[dict[str, Any], Path]:
     """Make the curve of a data set and write it, with its provenance, to ``curve_<data set>.json`` in a folder.
 
-    Rows that the file has already stay in it, untrained, where they are of the same data, code, settings and seed;
-    ``earlier`` then says where they come from. Interrupted, the same call goes on where it was.
+    Rows that the file has already stay in it, untrained, where they are of the same data, backbones, settings, seed and
+    code (that of trainings, as :func:`ecgmoe.configurations.code` has it); each has its own provenance. Interrupted,
+    the same call goes on where it was.
 
     Parameters
     ----------
@@ -96,22 +97,30 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     config = replace(reference.recipe(data), seed=seed)
     name = reference.name_of("curve", cohort)
     path = folder / f"{name}.json"
-    asked = _plain({"data": cohort.digest, "code": configurations.code(), "config": asdict(config)})
+    asked = _plain(
+        {
+            "data": cohort.digest,
+            "shares": SHARES,
+            "config": asdict(config),
+            "code": configurations.code(),
+            "weights": {one: backbones.weights_digest(backbones.build(one)) for one in backbones.NAMES},
+        }
+    )
     table = {row.name: _plain(row.settings) for row in reference.rows_of(data, costly=True)}
-    before = json.loads(path.read_text("utf-8")) if path.is_file() else {"metrics": {}}
-    there = before["metrics"]["settings"] if before["metrics"].get("asked") == asked else {}
-    there = {row: settings for row, settings in there.items() if settings == table.get(row)}
-    parts = [pd.DataFrame([line for line in before["metrics"]["curve"] if line["model"] in there])] if there else []
+    before = json.loads(path.read_text("utf-8"))["metrics"] if path.is_file() else {}
+    there = before["rows"] if before.get("asked") == asked else {}
+    there = {row: own for row, own in there.items() if own["settings"] == table.get(row)}
+    parts = [pd.DataFrame([line for line in before["curve"] if line["model"] in there])] if there else []
+    provenance = results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)})
     if todo := [row for row in reference.rows_of(data, rows) if row.name not in there]:
         parts.append(measure(cohort, features.make_inputs(cohort), todo, config=config))
     content = {
         "chapter": name,
-        "provenance": results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)}),
-        "earlier": [*before.get("earlier", []), before["provenance"]] if there else [],
+        "provenance": provenance,
         "metrics": {
             "curve": pd.concat(parts, ignore_index=True),
             "asked": asked,
-            "settings": there | {row.name: table[row.name] for row in todo},
+            "rows": there | {row.name: {"settings": table[row.name], "provenance": provenance} for row in todo},
         },
     }
     results.write_json(path, content)

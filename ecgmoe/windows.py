@@ -3,7 +3,7 @@
 Ten seconds, twelve leads, one rate: leads that are not there are made of the others, and what the answers rest on is
 said in each window's warnings.
 
-Shape legend: L 12 leads, T samples, W windows.
+Shape legend: L 12 leads, T samples, F frequencies.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,14 +31,15 @@ SPARSE_SHARE = 0.02
 #: Frequencies of the mains, Hz. Where a recording's rate lets them be told apart, hum is filtered out: 50 Hz lie at the
 #: edge of what a model of 100 Hz reads, and come through the filter before resampling at half their size.
 MAINS_HZ = (50.0, 60.0)
-#: Hum, mV, from which on it is filtered out, and told of. 100 recordings of PTB-XL at 500 Hz have up to 0.010 mV of it.
-#: 0.05 mV at 50 Hz changed what is said of the age in them by 0.7 years on average, 0.3 mV by 3.6 years, and 24 were
-#: called paced; filtered, by 0.05 years each, and none was.
+#: Hum, mV, from which on it is filtered out of a window, and told of. In 100 recordings of PTB-XL at 500 Hz, 0.05 mV at
+#: 50 Hz changed what is said of the age by 0.7 years on average, 0.3 mV by 3.6 years, and 24 were called paced;
+#: filtered, by less than 0.1 years each, and none was.
 HUM_MV = 0.025
-#: It stands out by so much from what is within 5 Hz (their median), or else is noise: that has some of every frequency.
-HUM_OVER_REST = 5.0
-#: The filter's frequency over its width.
-_NOTCH = 30.0
+#: It is a single line, so many times as high as all that is 0.5 to 5 Hz away; steep waves in a regular rhythm have many
+#: lines side by side.
+HUM_OVER_REST = 3.0
+#: The filter's frequency over its width, and seconds until it has come to rest.
+_NOTCH, _RINGING_S = 30.0, 2.0
 
 #: Limb leads from leads I and II (Einthoven, Goldberger), in the order of ``LEADS``.
 LIMBS = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
@@ -60,7 +61,8 @@ class Window(NamedTuple):
 def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = None) -> Iterator[Window]:
     """Cut a recording into windows of ten seconds at a model's rate, and make up the leads that it lacks.
 
-    What is left over at the end, and too short for a window, is not looked at.
+    What is left over at the end, and too short for a window, is not looked at. Hum of the mains is filtered out of the
+    windows and leads that have it (:data:`HUM_MV`).
 
     Parameters
     ----------
@@ -94,11 +96,7 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
     signal_LT, gap_LT = _bridged(signal_LT, round(LONGEST_GAP_S * recording.fs))
     starts = [round(w * WINDOW_S * recording.fs) for w in range(n_windows + 1)]
     parts = [slice(i, j) for i, j in zip(starts[:-1], starts[1:], strict=True)]
-    hum = {hz: np.stack([_hum(signal_LT[:, part], recording.fs, hz) for part in parts]) for hz in MAINS_HZ}
-    for hz, hum_WL in hum.items():
-        if (humming_L := (hum_WL >= HUM_MV).any(0)).any():
-            signal_LT = signal_LT.copy()
-            signal_LT[humming_L] = _without_hum(signal_LT[humming_L], recording.fs, hz, parts)
+    signal_LT, hum = _quiet(signal_LT, recording.fs, parts)
     if recording.fs != fs:
         # Rates such as 333.333 Hz are brought to a ratio of small numbers; over ten seconds nothing shifts.
         near = fs * Fraction(recording.fs / fs).limit_denominator(1000)
@@ -109,43 +107,78 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
         part_LT = np.pad(part_LT, ((0, 0), (0, n - part_LT.shape[1])), "edge")  # a sample may be lost to rounding
         absent_L = np.asarray(gap_LT[:, parts[w]].any(1))
         own_LT, own_gap_LT = raw_LT[:, parts[w]], gap_LT[:, parts[w]]
-        said = [*notes, *_gaps(own_gap_LT, recording.fs), *_sparse(own_LT, own_gap_LT), *_clipped(own_LT)]
-        for hz, hum_WL in hum.items():
-            if (most := float(hum_WL[w].max())) >= HUM_MV:
-                named = ", ".join(np.array(LEADS)[hum_WL[w] >= HUM_MV])
-                said.append(f"hum of {hz:g} Hz, up to {most:.2g} mV, filtered out of: {named}")
+        said = [*notes, *_gaps(own_gap_LT, recording.fs), *_sparse(own_LT, own_gap_LT), *_clipped(own_LT), *hum[w]]
         window = Window(name, w * WINDOW_S, part_LT, tuple(said), True, ~absent_L, np.zeros_like(absent_L))
         yield _completed(window, lead_covariance)
 
 
-def _hum(signal_LT: np.ndarray, fs: float, hz: float) -> np.ndarray:
-    """Amplitude (L,), mV, of the oscillation within half a hertz of a frequency that stands out; 0 where none does."""
+def _quiet(signal_LT: np.ndarray, fs: float, parts: Sequence[slice]) -> tuple[np.ndarray, list[list[str]]]:
+    """Filter the hum of the mains out of those parts and leads that have it, and say so of each part."""
+    quiet_LT, said = signal_LT, [[] for _ in parts]  # type: tuple[np.ndarray, list[list[str]]]
+    for part, own in zip(parts, said, strict=True):
+        humming_L, at_hz = np.zeros(len(signal_LT), bool), []
+        for hz, (amplitude_L, found_hz) in _hum(signal_LT[:, part], fs).items():
+            if (loud_L := amplitude_L >= HUM_MV).any():
+                named = ", ".join(np.array(LEADS)[loud_L])
+                own.append(f"hum of {hz:g} Hz, up to {amplitude_L.max():.2g} mV, filtered out of: {named}")
+                humming_L |= loud_L
+                at_hz.append(found_hz)
+        if at_hz:
+            quiet_LT = signal_LT.copy() if quiet_LT is signal_LT else quiet_LT
+            # What is left over after the last window reaches into it when it is resampled.
+            part = part if part is not parts[-1] else slice(part.start, signal_LT.shape[1])
+            quiet_LT[humming_L, part] = _notched(signal_LT[humming_L], fs, part, at_hz)
+    return quiet_LT, said
+
+
+def _hum(signal_LT: np.ndarray, fs: float) -> dict[float, tuple[np.ndarray, float]]:
+    """Amplitude (L,), mV, of the line within a hertz of each of ``MAINS_HZ``, 0 where there is none, and its place."""
     L, n = signal_LT.shape
-    off_F = np.abs(np.fft.rfftfreq(n, 1 / fs) - hz)
-    if fs < 2.2 * hz:
-        return np.zeros(L)
-    amplitude_LF = 4 / n * np.abs(np.fft.rfft(signal_LT * np.hanning(n)))  # twice, for the window's mean is a half
-    largest_L = amplitude_LF[:, off_F <= 0.5].max(1)
-    rest_L = np.median(amplitude_LF[:, (off_F > 0.5) & (off_F <= 5)], axis=1)
-    return np.where(largest_L >= HUM_OVER_REST * rest_L, largest_L, 0.0)
+    mains = [hz for hz in MAINS_HZ if fs >= 2.2 * hz]
+    if not mains:
+        return {}
+    at_F = np.fft.rfftfreq(n, 1 / fs)
+    size_LF = 4 / n * np.abs(np.fft.rfft(signal_LT * np.hanning(n)))  # twice, for the window's mean is a half
+    found = {}
+    for hz in mains:
+        near_F = np.flatnonzero(np.abs(at_F - hz) <= 1)
+        top_L = near_F[0] + size_LF[:, near_F].argmax(1)
+        below_L, peak_L, above_L = (size_LF[np.arange(L), top_L + k] for k in (-1, 0, 1))
+        off_LF = np.abs(at_F - at_F[top_L, None])
+        rest_L = np.where((off_LF > 0.5) & (off_LF <= 5), size_LF, 0).max(1)
+        line_L = (peak_L > below_L) & (peak_L > above_L) & (peak_L >= HUM_OVER_REST * rest_L)
+        amplitude_L = np.where(line_L, peak_L, 0.0)
+        k = amplitude_L.argmax()
+        low, high = (np.log(max(side[k], 1e-12) / max(peak_L[k], 1e-12)) for side in (below_L, above_L))
+        shift = (
+            0.5 * (low - high) / (low + high) if line_L[k] else 0.0
+        )  # the top of a parabola through three logarithms
+        found[hz] = (amplitude_L, float(at_F[top_L[k]] + shift * fs / n))
+    return found
 
 
-def _without_hum(signal_LT: np.ndarray, fs: float, hz: float, parts: Sequence[slice]) -> np.ndarray:
-    """Take a frequency out of leads: in each part the oscillation that fits best, then what a narrow filter finds left.
-
-    The filter alone would ring at both ends.
-    """
+def _notched(signal_LT: np.ndarray, fs: float, part: slice, at_hz: Sequence[float]) -> np.ndarray:
+    """Part of a signal without some frequencies; neither its ends nor those of the recording make the filters ring."""
     from scipy.signal import filtfilt, iirnotch  # takes a second to import, and most recordings need no filter
 
-    signal_LT = signal_LT.astype(np.float64)
-    for part in parts:
-        part_LT, at_T = signal_LT[:, part], np.arange(part.stop - part.start) / fs
-        wave_FT = np.exp(2j * np.pi * np.arange(hz - 0.5, hz + 0.505, 0.01)[:, None] * at_T)
-        fit_LF = 2 / len(at_T) * part_LT @ wave_FT.conj().T
-        best = int(np.square(np.abs(fit_LF)).sum(0).argmax())
-        part_LT -= (fit_LF[:, best, None] * wave_FT[best]).real
-    filtered: np.ndarray = filtfilt(*iirnotch(hz, _NOTCH, fs), signal_LT, axis=1)
-    return filtered
+    n = round(_RINGING_S * fs)
+    first = max(0, part.start - n)
+    x_LT = signal_LT[:, first : part.stop + n].astype(np.float64)
+    for hz in at_hz:
+        before_LT, after_LT = _continued(x_LT[:, ::-1], n, hz / fs)[:, ::-1], _continued(x_LT, n, hz / fs)
+        longer_LT = np.concatenate([before_LT, x_LT, after_LT], axis=1)
+        x_LT = filtfilt(*iirnotch(hz, _NOTCH, fs), longer_LT, axis=1)[:, n:-n]
+    return x_LT[:, part.start - first :][:, : part.stop - part.start]
+
+
+def _continued(x_LT: np.ndarray, n: int, cycles: float) -> np.ndarray:
+    """Samples that follow a signal: its last value and the oscillation, of so many cycles a sample, of its end."""
+    wave_T = np.exp(2j * np.pi * cycles * np.arange(-n, n))
+    end_LT = x_LT[:, -n:]
+    fit_L1 = 2 / n * (end_LT - end_LT.mean(1, keepdims=True)) @ wave_T[:n, None].conj()
+    oscillation_LT = (fit_L1 * wave_T).real
+    level_L1 = x_LT[:, -1:] - oscillation_LT[:, n - 1 : n]
+    return level_L1 + oscillation_LT[:, n:]
 
 
 def _gaps(gap_LT: np.ndarray, fs: float) -> Iterator[str]:

@@ -106,6 +106,7 @@ def test_lines_of_many_models_and_ticks_of_few_records_can_be_told_apart(found):
 @pytest.fixture
 def small(cohort, inputs, rows, monkeypatch):
     """The command on the toy cohort; rows that are not asked for by name are of the table all the same."""
+    rows = list(rows)
     monkeypatch.setattr(reference, "cohort_of", lambda _: cohort)
     monkeypatch.setattr(reference, "recipe", lambda _: FitConfig(epochs=1, batch_size=16))
     monkeypatch.setattr(features, "make_inputs", lambda _: inputs)
@@ -116,24 +117,24 @@ def small(cohort, inputs, rows, monkeypatch):
 
 def test_rows_that_a_file_has_stay_and_others_are_added(small, tmp_path, monkeypatch):
     first, path = curve.make("somewhere", tmp_path, [])
-    assert first["earlier"] == [] and set(first["metrics"]["curve"]["model"]) == {"ECG-MoE"}
+    assert set(first["metrics"]["curve"]["model"]) == set(first["metrics"]["rows"]) == {"ECG-MoE"}
     own, trained = curve.measure, []
     monkeypatch.setattr(curve, "measure", lambda *a, **k: trained.extend(row.name for row in a[2]) or own(*a, **k))
     both, _ = curve.make("somewhere", tmp_path, ["ResNet"])
-    assert trained == ["ResNet"] and set(both["metrics"]["settings"]) == {"ECG-MoE", "ResNet"}
-    assert [one["time"] for one in both["earlier"]] == [first["provenance"]["time"]]
+    assert trained == ["ResNet"]
+    made = {row: own["provenance"]["parameters"]["rows"] for row, own in both["metrics"]["rows"].items()}
+    assert made == {"ECG-MoE": [], "ResNet": ["ResNet"]}
     lines = both["metrics"]["curve"]
-    pd.testing.assert_frame_equal(
-        lines[lines["model"] == "ECG-MoE"].reset_index(drop=True), first["metrics"]["curve"], check_dtype=False
-    )
+    kept = lines[lines["model"] == "ECG-MoE"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, first["metrics"]["curve"], check_dtype=False)
     again, _ = curve.make("somewhere", tmp_path, ["ResNet"])
-    assert trained == ["ResNet"] and len(again["earlier"]) == 2
+    assert trained == ["ResNet"] and again["metrics"]["rows"] == both["metrics"]["rows"]
     small[1] = replace(small[1], fit={**small[1].fit, "lr": 0.5})  # of other settings: trained anew
     third, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained == ["ResNet", "ResNet"] and len(third["metrics"]["curve"]) == len(lines)
     monkeypatch.setattr(configurations, "code", lambda: "other")
     fourth, _ = curve.make("somewhere", tmp_path, ["ResNet"])
-    assert trained[2:] == ["ECG-MoE", "ResNet"] and fourth["earlier"] == []
+    assert trained[2:] == ["ECG-MoE", "ResNet"] and len(fourth["metrics"]["curve"]) == len(lines)
 
 
 @pytest.mark.usefixtures("small")

@@ -314,8 +314,8 @@ def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_pa
         assert (
             "trained it is ahead of the ResNet on every task, in age only just by more than chance, and no more when "
             "the answers of three trainings are averaged. From a ResNet that is told the signal characteristics, which "
-            "ECG-MoE sees too, it cannot be told apart, nor from ECG-FM trained alone but in sex: part of the gain is "
-            "that backbone's. The RR interval is no merit of the"
+            "ECG-MoE sees too, it cannot be told apart, nor, but in sex, from ECG-FM trained alone and told as much: "
+            "part of the gain is that backbone's. The RR interval is no merit of the"
         ) in text
     as_much = metrics["trained_comparisons"].query("baseline == 'ResNet + characteristics'")
     assert len(as_much) == 4 and set(as_much["better"]) == {"neither"}
