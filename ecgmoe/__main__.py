@@ -66,7 +66,7 @@ def _floors(cohort: Any) -> Any:
 
 
 class _Given(click.Path):
-    """A file or folder to read; an empty name, as an unset variable of a shell leaves it, is not the current folder."""
+    """A file or folder; an empty name, as an unset variable of a shell leaves it, is not the current folder."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         if value == "":
@@ -74,7 +74,7 @@ class _Given(click.Path):
         return super().convert(value, parameter, context)
 
 
-class _Place(click.Path):
+class _Place(_Given):
     """Where something will be written; one where nothing can be is refused before anything is computed for it."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
@@ -114,7 +114,7 @@ def simulate(folder: Path, patients: int, seed: int, layout: Literal["ptbxl", "m
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.argument("folder", type=_FOLDER)
 @click.option(
     "--fs", default="100", type=click.Choice(["100", "500"]), help="Sampling rate of the store, Hz; chapters take 100."
@@ -134,7 +134,7 @@ def prepare(data_root: str, folder: Path, fs: str, workers: int, scheduler: str 
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option(
     "--folder",
@@ -172,7 +172,7 @@ def pretrain(
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.option(
     "--preset",
     default="compact",
@@ -209,6 +209,7 @@ def probe(data_root: str, preset: str, records: int, seed: int, folder: Path | N
     "--data-root",
     "data",
     default="simulated",
+    type=_Given(),
     metavar="DATA_ROOT",
     help='Folder of a data set or prepared store, or "simulated".',
 )
@@ -260,7 +261,7 @@ def reference(folder: Path | None, only_list: bool, **options: Any) -> None:
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.option(
     "--rows",
     default=("ResNet", "ECG-MoE with ECG-FM trained"),
@@ -290,7 +291,7 @@ def curve(data_root: str, rows: tuple[str, ...], seed: int, folder: Path) -> Non
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.option(
     "--folder",
     required=True,
@@ -361,7 +362,7 @@ def train(data_root: str, folder: Path, preset: str, records: int, lora: str, to
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @click.argument("folder", type=_FOLDER)
 @click.option("--row", default="ECG-MoE", metavar="NAME", help="Which ECG-MoE: a row of `reference --list`.")
 @click.option(
@@ -402,7 +403,7 @@ def ship(
 
 
 @app.command()
-@click.argument("data_root", metavar="DATA_ROOT", type=str)
+@click.argument("data_root", metavar="DATA_ROOT", type=_Given())
 @_model
 @click.option("--records", default=0, type=click.IntRange(min=0), help="Records of folds 7-9; 0 takes folds 1-9.")
 @click.option("--write", is_flag=True, help="Write the figures into the card and README of the model, too.")
@@ -534,10 +535,8 @@ def benchmarks() -> None:
 
 
 @benchmarks.command()
-@click.option("--ptbxl", type=click.Path(file_okay=False, path_type=Path), help="Folder of PTB-XL; else simulated.")
-@click.option(
-    "--annotated", type=click.Path(file_okay=False, path_type=Path), help="Folder with mitdb, ludb, cpsc2019."
-)
+@click.option("--ptbxl", type=_Given(file_okay=False, path_type=Path), help="Folder of PTB-XL; else simulated.")
+@click.option("--annotated", type=_Given(file_okay=False, path_type=Path), help="Folder with mitdb, ludb, cpsc2019.")
 @click.option(
     "--records", default=500, type=click.IntRange(min=0), help="Records to prepare; 0 takes all of folds 1-9."
 )
@@ -658,10 +657,14 @@ def compare(run_a: Path, run_b: Path, as_json: bool) -> None:
     metavar="FOLDER...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=_Given(exists=True, file_okay=False, path_type=Path),
 )
 @_model
-@click.option("--beats", type=_FOLDER, help="MIT-BIH as downloaded: also what the warnings are worth.")
+@click.option(
+    "--beats",
+    type=_Given(exists=True, file_okay=False, path_type=Path),
+    help="MIT-BIH as downloaded: also what the warnings are worth.",
+)
 @_json_file
 def elsewhere(folders: tuple[Path, ...], model: str, beats: Path | None, json_file: Path | None) -> None:
     """Score a trained model on recordings of other hospitals, each FOLDER of WFDB records a source of its own.

@@ -211,7 +211,7 @@ def _kept(folder: Path | None, row: Row, seed: int, asked: Mapping[str, Any], co
     if path is None or not path.is_file():
         return None
     content = json.loads(path.read_text("utf-8"))
-    wanted = json.loads(json.dumps({"settings": row.settings, "asked": {key: asked[key] for key in _ASKED}}))
+    wanted = results.plain({"settings": row.settings, "asked": {key: asked[key] for key in _ASKED}})
     if any(content[key] != value for key, value in wanted.items()):
         raise InputError(f"{path} is of other data or settings than what is asked for; move it away to train it anew")
     test, predictions = cohort.split == "test", {}

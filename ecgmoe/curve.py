@@ -97,7 +97,7 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     config = replace(reference.recipe(data), seed=seed)
     name = reference.name_of("curve", cohort)
     path = folder / f"{name}.json"
-    asked = _plain(
+    asked = results.plain(
         {
             "data": cohort.digest,
             "shares": SHARES,
@@ -106,17 +106,17 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
             "weights": {one: backbones.weights_digest(backbones.build(one)) for one in backbones.NAMES},
         }
     )
-    table = {row.name: _plain(row.settings) for row in reference.rows_of(data, costly=True)}
-    before = json.loads(path.read_text("utf-8"))["metrics"] if path.is_file() else {}
-    there = before["rows"] if before.get("asked") == asked else {}
+    table = {row.name: results.plain(row.settings) for row in reference.rows_of(data, costly=True)}
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {"metrics": {}}
+    there = before["metrics"]["rows"] if before["metrics"].get("asked") == asked else {}
     there = {row: own for row, own in there.items() if own["settings"] == table.get(row)}
-    parts = [pd.DataFrame([line for line in before["curve"] if line["model"] in there])] if there else []
+    parts = [pd.DataFrame([line for line in before["metrics"]["curve"] if line["model"] in there])] if there else []
     provenance = results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)})
     if todo := [row for row in reference.rows_of(data, rows) if row.name not in there]:
         parts.append(measure(cohort, features.make_inputs(cohort), todo, config=config))
     content = {
         "chapter": name,
-        "provenance": provenance,
+        "provenance": provenance if todo else before["provenance"],  # of what was trained last
         "metrics": {
             "curve": pd.concat(parts, ignore_index=True),
             "asked": asked,
@@ -125,11 +125,6 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     }
     results.write_json(path, content)
     return content, path
-
-
-def _plain(content: Any) -> Any:
-    """The same as JSON gives it back."""
-    return json.loads(json.dumps(content))
 
 
 def load(name: str = NAME) -> pd.DataFrame | None:

@@ -114,7 +114,8 @@ def cut(recording: Recording, fs: float, lead_covariance: np.ndarray | None = No
 
 def _quiet(signal_LT: np.ndarray, fs: float, parts: Sequence[slice]) -> tuple[np.ndarray, list[list[str]]]:
     """Filter the hum of the mains out of those parts and leads that have it, and say so of each part."""
-    quiet_LT, said = signal_LT, [[] for _ in parts]  # type: tuple[np.ndarray, list[list[str]]]
+    quiet_LT = signal_LT
+    said: list[list[str]] = [[] for _ in parts]
     for part, own in zip(parts, said, strict=True):
         humming_L, at_hz = np.zeros(len(signal_LT), bool), []
         for hz, (amplitude_L, found_hz) in _hum(signal_LT[:, part], fs).items():
@@ -127,14 +128,14 @@ def _quiet(signal_LT: np.ndarray, fs: float, parts: Sequence[slice]) -> tuple[np
             quiet_LT = signal_LT.copy() if quiet_LT is signal_LT else quiet_LT
             # What is left over after the last window reaches into it when it is resampled.
             part = part if part is not parts[-1] else slice(part.start, signal_LT.shape[1])
-            quiet_LT[humming_L, part] = _notched(signal_LT[humming_L], fs, part, at_hz)
+            quiet_LT[humming_L, part] = _notched(signal_LT, humming_L, fs, part, at_hz)
     return quiet_LT, said
 
 
 def _hum(signal_LT: np.ndarray, fs: float) -> dict[float, tuple[np.ndarray, float]]:
     """Amplitude (L,), mV, of the line within a hertz of each of ``MAINS_HZ``, 0 where there is none, and its place."""
     L, n = signal_LT.shape
-    mains = [hz for hz in MAINS_HZ if fs >= 2.2 * hz]
+    mains = [hz for hz in MAINS_HZ if fs >= 2.2 * hz]  # what is beside them can be seen too
     if not mains:
         return {}
     at_F = np.fft.rfftfreq(n, 1 / fs)
@@ -150,20 +151,19 @@ def _hum(signal_LT: np.ndarray, fs: float) -> dict[float, tuple[np.ndarray, floa
         amplitude_L = np.where(line_L, peak_L, 0.0)
         k = amplitude_L.argmax()
         low, high = (np.log(max(side[k], 1e-12) / max(peak_L[k], 1e-12)) for side in (below_L, above_L))
-        shift = (
-            0.5 * (low - high) / (low + high) if line_L[k] else 0.0
-        )  # the top of a parabola through three logarithms
+        # The top of the parabola through three logarithms.
+        shift = 0.5 * (low - high) / (low + high) if line_L[k] else 0.0
         found[hz] = (amplitude_L, float(at_F[top_L[k]] + shift * fs / n))
     return found
 
 
-def _notched(signal_LT: np.ndarray, fs: float, part: slice, at_hz: Sequence[float]) -> np.ndarray:
-    """Part of a signal without some frequencies; neither its ends nor those of the recording make the filters ring."""
+def _notched(signal_LT: np.ndarray, chosen_L: np.ndarray, fs: float, part: slice, at_hz: Sequence[float]) -> np.ndarray:
+    """Part of some leads without some frequencies; neither its ends nor the recording's make the filters ring."""
     from scipy.signal import filtfilt, iirnotch  # takes a second to import, and most recordings need no filter
 
     n = round(_RINGING_S * fs)
     first = max(0, part.start - n)
-    x_LT = signal_LT[:, first : part.stop + n].astype(np.float64)
+    x_LT = signal_LT[chosen_L, first : part.stop + n].astype(np.float64)
     for hz in at_hz:
         before_LT, after_LT = _continued(x_LT[:, ::-1], n, hz / fs)[:, ::-1], _continued(x_LT, n, hz / fs)
         longer_LT = np.concatenate([before_LT, x_LT, after_LT], axis=1)

@@ -4,9 +4,11 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -75,6 +77,19 @@ def test_an_error_of_the_system_is_one_line_and_a_closed_pipe_is_not_its_busines
     ):
         done = invoke("simulate", tmp_path / "x")
         assert done.exit_code == 1 and done.output.startswith(said) and bool(done.output) == bool(said), error
+
+
+def every(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield from every(command) if isinstance(command, click.Group) else (command,)
+
+
+def test_an_empty_name_is_not_the_current_folder() -> None:
+    for command in every(command_line.app):
+        for parameter in command.params:
+            if parameter.name == "data_root" or isinstance(parameter.type, click.Path):
+                with pytest.raises(click.BadParameter, match="an empty name"):
+                    parameter.type.convert("", parameter, click.Context(command))
 
 
 def test_numbers_that_make_no_sense_are_wrong_usage(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_rows_that_a_file_has_stay_and_others_are_added(small, tmp_path, monkeyp
     pd.testing.assert_frame_equal(kept, first["metrics"]["curve"], check_dtype=False)
     again, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained == ["ResNet"] and again["metrics"]["rows"] == both["metrics"]["rows"]
+    assert again["provenance"] == both["provenance"], "nothing was trained"
     small[1] = replace(small[1], fit={**small[1].fit, "lr": 0.5})  # of other settings: trained anew
     third, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained == ["ResNet", "ResNet"] and len(third["metrics"]["curve"]) == len(lines)
