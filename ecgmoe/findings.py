@@ -191,6 +191,21 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
     return said
 
 
+def of_tuning(metrics: Mapping[str, Any]) -> str:
+    """How often a backbone that learns too is worse than the frozen head it goes on from, by the mean over seeds."""
+    values, groups = metrics["scores"].set_index(["model", "task", "metric"])["value"], configurations.groups()
+    n, worse = 0, dict[str, list[str]]()
+    for row in configurations.TABLE:
+        for task in tasks.TASKS.values() if row.name in groups["tuned backbones"] and row.after else ():
+            frozen, tuned = (values.get((name, task.name, task.metric)) for name in (row.after, row.name))
+            if frozen is not None and tuned is not None:
+                n += 1
+                if tuned < frozen if task.higher_is_better else tuned > frozen:
+                    worse.setdefault(row.name, []).append(evaluation.spoken(task))
+    which = "; ".join(f"{name} ({evaluation.words(lost)})" for name, lost in worse.items())
+    return f"worse in {sum(map(len, worse.values()))} of {n} comparisons" + (f": {which}" if which else "")
+
+
 def of_seeds(n: int) -> str:
     """Number of seeds in words for a sentence."""
     return "one seed" if n == 1 else f"{n} seeds"

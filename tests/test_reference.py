@@ -392,6 +392,20 @@ def test_rivals_of_table_3_are_spoken_of_together():
     assert "Table 3" not in findings.on_real_hearts(metrics | {"comparisons": pairs[0]})
 
 
+def test_it_is_told_where_a_backbone_that_learns_loses_to_its_frozen_head():
+    lines = [
+        ("MOMENT: head", 9.0, 0.8),
+        ("MOMENT: full", 10.0, 0.9),
+        ("DLinear: full", 1.0, 0.1),
+        ("ResNet", 99.0, 0.0),
+    ]
+    found = [(name, *item) for name, age, sex in lines for item in (("age", "mae", age), ("sex", "macro_f1", sex))]
+    scores = pd.DataFrame(found, columns=["model", "task", "metric", "value"])
+    assert findings.of_tuning({"scores": scores}) == "worse in 1 of 2 comparisons: MOMENT: full (age)"
+    better = scores.assign(value=scores["value"].replace(10.0, 8.0))
+    assert findings.of_tuning({"scores": better}) == "worse in 0 of 2 comparisons"
+
+
 def test_the_recipe_is_that_of_the_data():
     assert reference.recipe("simulated") == FitConfig()
     assert reference.recipe("~/ptb-xl") == reference.REAL
