@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ecgmoe import beats, cache, configurations, evaluation, features, results, rpeaks, tasks, training
+from ecgmoe import beats, cache, configurations, evaluation, features, prediction, results, rpeaks, tasks, training
+from ecgmoe.backbones.published import SHIPPED
 from ecgmoe.configurations import FULL, Row
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
@@ -88,7 +89,7 @@ def run(
     Raises
     ------
     InputError
-        A file in ``folder`` is of other data or of other settings than what is asked for.
+        A file in ``folder`` is of other data, backbones or settings than what is asked for.
     """
     rows = rows or configurations.select()
     base: dict[str, Any] = {
@@ -192,7 +193,7 @@ def _keep(folder: Path, row: Row, seed: int, asked: Mapping[str, Any], cohort: C
         "row": row.name,
         "seed": seed,
         "settings": row.settings,
-        "asked": {key: asked[key] for key in _ASKED},
+        "asked": _asked_of(row, asked),
         "sizes": {key: getattr(done, key) for key in ("trained", "total", "epochs", "seconds")},
         "code": done.code,
         "provenance": results.provenance(cohort, seed),
@@ -201,8 +202,11 @@ def _keep(folder: Path, row: Row, seed: int, asked: Mapping[str, Any], cohort: C
     results.write_json(folder / file_of(row, seed), content)
 
 
-#: What a file and what is asked for must agree on.
-_ASKED = ("data", "config", "preset", "refit")
+def _asked_of(row: Row, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file and what is asked for must agree on; of published backbones, the commit is fixed in the code."""
+    names = row.backbones if asked["preset"] == "compact" else ()
+    weights = {name: prediction.sha256(SHIPPED / f"{name}.safetensors") for name in names}
+    return {**{key: asked[key] for key in ("data", "config", "preset", "refit")}, "weights": weights}
 
 
 def _kept(folder: Path | None, row: Row, seed: int, asked: Mapping[str, Any], cohort: Cohort) -> Run | None:
@@ -211,9 +215,10 @@ def _kept(folder: Path | None, row: Row, seed: int, asked: Mapping[str, Any], co
     if path is None or not path.is_file():
         return None
     content = json.loads(path.read_text("utf-8"))
-    wanted = results.plain({"settings": row.settings, "asked": {key: asked[key] for key in _ASKED}})
+    wanted = results.as_json({"settings": row.settings, "asked": _asked_of(row, asked)})
     if any(content[key] != value for key, value in wanted.items()):
-        raise InputError(f"{path} is of other data or settings than what is asked for; move it away to train it anew")
+        reason = "is of other data, backbones or settings than what is asked for"
+        raise InputError(f"{path} {reason}; move it away to train it anew")
     test, predictions = cohort.split == "test", {}
     for name, line in content["test"].items():
         records = [np.array(record.split(","), np.float32) for record in line.split()]

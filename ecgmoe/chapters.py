@@ -123,7 +123,7 @@ def cast(text: str, parameter: Mapping[str, Any]) -> object:
     Raises
     ------
     ParameterError
-        When the text is no value of that type, or none of the named ones.
+        When the text is no value of that type, none of the named ones, or the empty name of a file or folder.
     """
     default = ast.literal_eval(parameter["default"])
     kind = type(default).__name__ if parameter["inferred_type_name"] == "None" else parameter["inferred_type_name"]
@@ -133,6 +133,8 @@ def cast(text: str, parameter: Mapping[str, Any]) -> object:
         if text not in choices:
             raise ParameterError(f"parameter {parameter['name']}: {text!r} is none of {', '.join(choices)}")
         is_path = PATH_WORDS.search(parameter["help"] or "") and text != default
+        if is_path and not text:
+            raise ParameterError(f"parameter {parameter['name']}: an empty name; the current folder is .")
         return str(Path(text).expanduser().resolve()) if is_path else text
     try:
         if kind == "bool":

@@ -17,6 +17,7 @@ import torch
 from ecgmoe import ablation, backbones, configurations, evaluation, features, reference, results, tasks
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
+from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
 #: Shares of the training records.
@@ -91,13 +92,18 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
     Returns
     -------
     dict and Path
-        What was written, the curve as a DataFrame, and where.
+        What the file holds, the curve as a DataFrame, and where it is.
+
+    Raises
+    ------
+    InputError
+        The file has rows that could not stay in it and are not asked for.
     """
     cohort = reference.cohort_of(data)
     config = replace(reference.recipe(data), seed=seed)
     name = reference.name_of("curve", cohort)
     path = folder / f"{name}.json"
-    asked = results.plain(
+    asked = results.as_json(
         {
             "data": cohort.digest,
             "shares": SHARES,
@@ -106,19 +112,24 @@ def make(data: str, folder: Path, rows: Sequence[str], seed: int = 0) -> tuple[d
             "weights": {one: backbones.weights_digest(backbones.build(one)) for one in backbones.NAMES},
         }
     )
-    table = {row.name: results.plain(row.settings) for row in reference.rows_of(data, costly=True)}
-    before = json.loads(path.read_text("utf-8")) if path.is_file() else {"metrics": {}}
-    there = before["metrics"]["rows"] if before["metrics"].get("asked") == asked else {}
+    table = {row.name: results.as_json(row.settings) for row in reference.rows_of(data, costly=True)}
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {"metrics": {"asked": asked, "rows": {}}}
+    there = before["metrics"]["rows"] if before["metrics"]["asked"] == asked else {}
     there = {row: own for row, own in there.items() if own["settings"] == table.get(row)}
-    parts = [pd.DataFrame([line for line in before["metrics"]["curve"] if line["model"] in there])] if there else []
+    todo = [row for row in reference.rows_of(data, rows) if row.name not in there]
+    if lost := before["metrics"]["rows"].keys() - there.keys() - {row.name for row in todo}:
+        cure = "name these rows too, or move the file away"
+        raise InputError(f"{path} has {', '.join(sorted(lost))} of other data, code or settings; {cure}")
+    kept = pd.DataFrame([line for line in before["metrics"].get("curve", []) if line["model"] in there])
+    if not todo:
+        return {**before, "metrics": {**before["metrics"], "curve": kept}}, path
     provenance = results.provenance(cohort, seed, {"data": "DATA_ROOT", "rows": list(rows)})
-    if todo := [row for row in reference.rows_of(data, rows) if row.name not in there]:
-        parts.append(measure(cohort, features.make_inputs(cohort), todo, config=config))
+    trained = measure(cohort, features.make_inputs(cohort), todo, config=config)
     content = {
         "chapter": name,
-        "provenance": provenance if todo else before["provenance"],  # of what was trained last
+        "provenance": provenance,  # of what was trained last
         "metrics": {
-            "curve": pd.concat(parts, ignore_index=True),
+            "curve": pd.concat([kept, trained], ignore_index=True) if there else trained,
             "asked": asked,
             "rows": there | {row.name: {"settings": table[row.name], "provenance": provenance} for row in todo},
         },

@@ -292,8 +292,8 @@ def measure(
     if beats is not None:
         metrics["warned"] = warned.measure(predictor, beats, n_boot)
     if json_file is not None:
-        titles = [row["source"] for row in counts]
-        origin = results.provenance(None, 0, {"model": predictor.card.get("name", "own"), "sources": titles})
+        parameters = {"model": predictor.card.get("name", "own"), "sources": [row["source"] for row in counts]}
+        origin = results.provenance(None, 0, parameters | ({} if beats is None else {"beats": beats.resolve().name}))
         results.write_json(json_file, {"chapter": json_file.stem, "provenance": origin, "metrics": metrics})
     return metrics
 

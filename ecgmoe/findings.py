@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ecgmoe import ablation, configurations, evaluation, reference, results, tasks
@@ -72,14 +73,16 @@ def shown(name: str, wanted: Iterable[str], label: str, about: str) -> Any:
         return _not_run(name)
     rows, records, refit = summary(found["metrics"]), found["metrics"]["records"], found["metrics"].get("refit")
     learnt = records["train"] + (records["validation"] if refit else 0)
+    wanted = [*wanted]
+    absent = [row.name for row in configurations.TABLE if row.name in wanted and row.name not in set(rows["row"])]
     how = " (folds 1-8, for the number of epochs that fold 8 chose)" if refit else ""
     caption = (
         f"{about} Reference run on {reference.RUNS[name][0]}: trained on {learnt:,} recordings{how}, tested on "
         f"{records['test']:,}. Number of seeds, and headline metrics: mean ± standard deviation over seeds and "
         "95 % interval over patients; the spread over seeds is not in the interval. Floors come last."
-        f"{since(found['metrics'])}"
+        f"{f' Not run: {evaluation.words(absent)}.' if absent else ''}{since(found['metrics'])}"
     )
-    return results.table(rows[rows["row"].isin([*wanted])], caption, label)
+    return results.table(rows[rows["row"].isin(wanted)], caption, label)
 
 
 def shown_costs(name: str, wanted: Iterable[str], label: str) -> Any:
@@ -193,17 +196,30 @@ def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
 
 def of_tuning(metrics: Mapping[str, Any]) -> str:
     """How often a backbone that learns too is worse than the frozen head it goes on from, by the mean over seeds."""
-    values, groups = metrics["scores"].set_index(["model", "task", "metric"])["value"], configurations.groups()
-    n, worse = 0, dict[str, list[str]]()
-    for row in configurations.TABLE:
-        for task in tasks.TASKS.values() if row.name in groups["tuned backbones"] and row.after else ():
-            frozen, tuned = (values.get((name, task.name, task.metric)) for name in (row.after, row.name))
-            if frozen is not None and tuned is not None:
-                n += 1
-                if tuned < frozen if task.higher_is_better else tuned > frozen:
-                    worse.setdefault(row.name, []).append(evaluation.spoken(task))
-    which = "; ".join(f"{name} ({evaluation.words(lost)})" for name, lost in worse.items())
-    return f"worse in {sum(map(len, worse.values()))} of {n} comparisons" + (f": {which}" if which else "")
+    values = metrics["scores"].set_index(["model", "task", "metric"])["value"]
+    seeds = metrics["sizes"].set_index("row")["seeds"]
+    pairs = [(row.name, str(row.after)) for row in configurations.TABLE if row.group == "tuned backbones" and row.after]
+    pairs = [(name, head) for name, head in pairs if name in seeds and head in seeds]
+    if not pairs:
+        return "No backbone that learns was run together with its frozen head."
+    n, n_worse, which = 0, 0, []
+    for name, head in pairs:
+        lost = []
+        for task in tasks.TASKS.values():
+            tuned, frozen = (values.get((row, task.name, task.metric), np.nan) for row in (name, head))
+            gain = tuned - frozen if task.higher_is_better else frozen - tuned
+            n += int(np.isfinite(gain))
+            if gain < 0 and -gain >= ablation.LEAST.get(task.name, 0.0):
+                lost.append(evaluation.spoken(task))
+        n_worse += len(lost)
+        if lost:
+            which.append(f"{name} ({evaluation.words(lost)})")
+    tuned_seeds, head_seeds = (of_seeds(seeds[list(names)].min()) for names in zip(*pairs, strict=True))
+    return (
+        f"By the mean over seeds it is worse in {n_worse} of {n} comparisons{': ' if which else ''}{'; '.join(which)}. "
+        f"That is no more than a hint: these rows have {tuned_seeds}, the heads {head_seeds}, and no difference was "
+        "tested."
+    )
 
 
 def of_seeds(n: int) -> str:

@@ -99,20 +99,20 @@ def provenance(
     }
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """``value`` as JSON holds it: arrays as lists, DataFrames as rows, what is not finite as null."""
     if hasattr(value, "to_dict"):
         frame = value if not hasattr(value, "to_frame") else value.to_frame()
         named = any(name is not None for name in frame.index.names)
-        return plain((frame.reset_index() if named else frame).to_dict("records"))
+        return as_json((frame.reset_index() if named else frame).to_dict("records"))
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return as_json(value.tolist())
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return as_json(value._asdict())
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
@@ -125,7 +125,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial")
     try:
-        text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(as_json(content), indent=1, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", "utf-8")
         os.replace(partial, path)
     finally:

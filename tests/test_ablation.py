@@ -445,8 +445,27 @@ def test_files_of_other_settings_or_data_are_not_taken(cohort, inputs, refitted)
     other = replace(cohort, table=cohort.table.assign(age=cohort.table["age"] - 1))
     for changed in ({"config": replace(CONFIG, lr=0.1)}, {"cohort": other}, {"refit": False}):
         asked = {"cohort": cohort, "inputs": inputs, "names": ["ECG-MoE"], **options} | changed
-        with pytest.raises(InputError, match="ecg-moe-seed0.json is of other data or settings"):
+        with pytest.raises(InputError, match="ecg-moe-seed0.json is of other data, backbones or settings"):
             run(**asked)
+
+
+def test_files_of_other_weights_of_the_backbones_are_not_taken(cohort, refitted, tmp_path, monkeypatch):
+    folder, _, options, _ = refitted
+    row, weights = ROWS["ECG-MoE"], tmp_path / "weights"
+    shutil.copytree(ablation.SHIPPED, weights)
+    monkeypatch.setattr(ablation, "SHIPPED", weights)
+    content = json.loads((folder / "ecg-moe-seed0.json").read_text("utf-8"))
+    assert content["asked"]["weights"] == {}, "random weights"
+    stated = {name: json.loads((weights / f"{name}.json").read_text("utf-8"))["sha256"] for name in row.backbones}
+    assert len(stated) > 1
+    content["asked"] |= {"preset": "compact", "weights": stated}
+    (tmp_path / "ecg-moe-seed0.json").write_text(json.dumps(content), "utf-8")
+    asked = {**options, "folder": tmp_path, "only_kept": True, "preset": "compact"}
+    assert len(run(cohort, None, ["ECG-MoE"], **asked)["ECG-MoE"]) == 1
+    with (weights / f"{row.backbones[0]}.safetensors").open("ab") as stream:
+        stream.write(b"other")
+    with pytest.raises(InputError, match="ecg-moe-seed0.json is of other data, backbones or settings"):
+        run(cohort, None, ["ECG-MoE"], **asked)
 
 
 def test_a_file_rounds_what_a_training_predicts(cohort, inputs, refitted):

@@ -87,9 +87,12 @@ def every(group: click.Group) -> Iterator[click.Command]:
 def test_an_empty_name_is_not_the_current_folder() -> None:
     for command in every(command_line.app):
         for parameter in command.params:
-            if parameter.name == "data_root" or isinstance(parameter.type, click.Path):
+            shown = parameter.make_metavar(click.Context(command))
+            if shown == "DATA_ROOT" or parameter.name == "model" or isinstance(parameter.type, click.Path):
                 with pytest.raises(click.BadParameter, match="an empty name"):
                     parameter.type.convert("", parameter, click.Context(command))
+    done = invoke("chapters", "05", "-p", "data_root", "")
+    assert done.exit_code == 2 and "data_root: an empty name" in done.output
 
 
 def test_numbers_that_make_no_sense_are_wrong_usage(tmp_path: Path) -> None:

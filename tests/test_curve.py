@@ -12,6 +12,7 @@ from synthetic import toy_cohort
 
 from ecgmoe import configurations, curve, features, plots, reference, results
 from ecgmoe.__main__ import app
+from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
 PRESET = "compact-random"
@@ -129,10 +130,19 @@ def test_rows_that_a_file_has_stay_and_others_are_added(small, tmp_path, monkeyp
     pd.testing.assert_frame_equal(kept, first["metrics"]["curve"], check_dtype=False)
     again, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained == ["ResNet"] and again["metrics"]["rows"] == both["metrics"]["rows"]
-    assert again["provenance"] == both["provenance"], "nothing was trained"
+    content = path.read_bytes()
+    again, _ = curve.make("somewhere", tmp_path, [])
+    assert again["provenance"] == both["provenance"] and path.read_bytes() == content, "nothing was trained"
     small[1] = replace(small[1], fit={**small[1].fit, "lr": 0.5})  # of other settings: trained anew
+    with pytest.raises(InputError, match=r"curve_toy\.json has ResNet of other .*; name these rows too, or move"):
+        curve.make("somewhere", tmp_path, [])
+    assert path.read_bytes() == content
+    commit = {"commit": "later"}
+    monkeypatch.setattr(results, "provenance", lambda *_: commit)
     third, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained == ["ResNet", "ResNet"] and len(third["metrics"]["curve"]) == len(lines)
+    assert third["provenance"] == third["metrics"]["rows"]["ResNet"]["provenance"] == commit
+    assert third["metrics"]["rows"]["ECG-MoE"] == first["metrics"]["rows"]["ECG-MoE"]
     monkeypatch.setattr(configurations, "code", lambda: "other")
     fourth, _ = curve.make("somewhere", tmp_path, ["ResNet"])
     assert trained[2:] == ["ECG-MoE", "ResNet"] and len(fourth["metrics"]["curve"]) == len(lines)

@@ -394,16 +394,27 @@ def test_rivals_of_table_3_are_spoken_of_together():
 
 def test_it_is_told_where_a_backbone_that_learns_loses_to_its_frozen_head():
     lines = [
-        ("MOMENT: head", 9.0, 0.8),
-        ("MOMENT: full", 10.0, 0.9),
-        ("DLinear: full", 1.0, 0.1),
-        ("ResNet", 99.0, 0.0),
+        ("ECG-MoE", 30.0, 7.0, 0.9, 3),
+        ("everything trained", 40.0, 9.0, 0.7, 1),  # another group
+        ("MOMENT: head", 30.0, 9.0, 0.8, 3),
+        ("MOMENT: LoRA", 30.9, 10.0, 0.7, 1),  # less than a millisecond is level
+        ("MOMENT: full", 31.1, 9.0, np.nan, 1),
+        ("DLinear: full", 1.0, 1.0, 0.1, 1),  # without its head
+        ("ECG-FM trained alone + characteristics", 99.0, 99.0, 0.1, 2),  # goes on from none
     ]
-    found = [(name, *item) for name, age, sex in lines for item in (("age", "mae", age), ("sex", "macro_f1", sex))]
-    scores = pd.DataFrame(found, columns=["model", "task", "metric", "value"])
-    assert findings.of_tuning({"scores": scores}) == "worse in 1 of 2 comparisons: MOMENT: full (age)"
-    better = scores.assign(value=scores["value"].replace(10.0, 8.0))
-    assert findings.of_tuning({"scores": better}) == "worse in 0 of 2 comparisons"
+    table = pd.DataFrame(lines, columns=["row", "rr", "age", "sex", "seeds"])
+    long = table.melt("row", ["rr", "age", "sex"], "task").rename(columns={"row": "model"})
+    scores = long.assign(metric=long["task"].map({"rr": "mae", "age": "mae", "sex": "macro_f1"}))
+    metrics = {"scores": scores, "sizes": table}
+    assert findings.of_tuning(metrics) == (
+        "By the mean over seeds it is worse in 3 of 5 comparisons: MOMENT: LoRA (age and sex); MOMENT: full "
+        "(RR interval). That is no more than a hint: these rows have one seed, the heads 3 seeds, and no difference "
+        "was tested."
+    )
+    better = metrics | {"scores": scores.assign(value=scores["value"].where(scores["task"] != "age", 8.0))}
+    assert "worse in 2 of 5 comparisons: MOMENT: LoRA (sex); MOMENT: full (RR" in findings.of_tuning(better)
+    none = metrics | {"sizes": table[~table["row"].str.startswith("MOMENT")]}
+    assert findings.of_tuning(none) == "No backbone that learns was run together with its frozen head."
 
 
 def test_the_recipe_is_that_of_the_data():

@@ -122,7 +122,7 @@ def test_epochs_and_calibration_come_from_a_model_that_has_not_seen_the_validati
 
 def test_the_figures_of_the_card_are_those_of_its_answers(shipped, cohort):
     folder, card = shipped
-    again = results.plain(shipping.judged(prediction.load(folder), cohort))
+    again = results.as_json(shipping.judged(prediction.load(folder), cohort))
     for name in ("scores", "coverage", "subgroups", "rhythms", "leads"):
         pd.testing.assert_frame_equal(pd.DataFrame(again[name]), pd.DataFrame(card["test"][name]), rtol=1e-4)
     test = np.flatnonzero(cohort.split == "test")
@@ -239,7 +239,7 @@ def test_a_model_is_judged_again_and_its_card_written_anew(shipped, cohort, tmp_
     found = shipping.judge_again(prediction.load(folder), folder, cohort)
     after = json.loads((folder / "card.json").read_text("utf-8"))
     assert found["without an answer"]["age"] > before["test"]["without an answer"]["age"]
-    assert after["test"] == results.plain(found) and after["judged"]["data"]["digest"] == cohort.digest
+    assert after["test"] == results.as_json(found) and after["judged"]["data"]["digest"] == cohort.digest
     assert {key for key in after if after[key] != before.get(key)} == {"test", "judged"}
     readme = (folder / "README.md").read_text("utf-8")
     assert readme == shipping.readme(after) and "for the figures" in readme
@@ -256,7 +256,7 @@ def test_a_model_is_judged_again_and_its_card_written_anew(shipped, cohort, tmp_
 def test_the_shipped_model_reaches_on_fold_9_what_its_card_says(recordings):
     card = json.loads((prediction.SHIPPED / "compact-ptbxl" / "card.json").read_text("utf-8"))
     cohort = datasets.load(recordings / "ptbxl", max_records=0)
-    found = results.plain(asdict(shipping.judge(prediction.load("compact-ptbxl"), cohort)))
+    found = results.as_json(asdict(shipping.judge(prediction.load("compact-ptbxl"), cohort)))
     assert found["left_out"] == card["test"]["without an answer"]
     for name in ("scores", "coverage", "calibration", "subgroups", "rhythms"):
         pd.testing.assert_frame_equal(pd.DataFrame(found[name]), pd.DataFrame(card["test"][name]), rtol=2e-3, atol=2e-3)
