@@ -1,5 +1,6 @@
 """The command line: what it makes, what it says, and that bad input is one line and exit code 1."""
 
+import gc
 import io
 import json
 import subprocess
@@ -251,6 +252,7 @@ def test_exit_codes_of_predictions(model: Path, records: Path, tmp_path: Path) -
         assert invoke("predict", *words, "--model", model).exit_code == code, words
     assert "- for a column to skip" in invoke("predict", records / "a", "--leads", "I,V9", "--model", model).stderr
     done = invoke("predict", records / "a", "--model", "no-such-model")
+    assert gc.isenabled()
     assert done.exit_code == 1 and done.stderr.startswith("Error: there is no model no-such-model")
     done = invoke("predict", records / "damaged", "--model", model, "--json")
     assert done.stdout.strip() == "[]"
