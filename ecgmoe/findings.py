@@ -214,7 +214,9 @@ def of_tuning(metrics: Mapping[str, Any]) -> str:
         n_worse += len(lost)
         if lost:
             which.append(f"{name} ({evaluation.words(lost)})")
-    tuned_seeds, head_seeds = (of_seeds(seeds[list(names)].min()) for names in zip(*pairs, strict=True))
+    tuned_seeds, head_seeds = (
+        " or ".join(of_seeds(n) for n in sorted(set(seeds[list(names)]))) for names in zip(*pairs, strict=True)
+    )
     return (
         f"By the mean over seeds it is worse in {n_worse} of {n} comparisons{': ' if which else ''}{'; '.join(which)}. "
         f"That is no more than a hint: these rows have {tuned_seeds}, the heads {head_seeds}, and no difference was "
