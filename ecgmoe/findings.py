@@ -160,8 +160,8 @@ def front_table(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {model}{about} | " + " | ".join(cells) + f" | {seeds.get(model, '–')} |"
 
 
-def on_real_hearts(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
-    """Whom ECG-MoE beats on real recordings, and who beats it, in words; differences below 1 ms are none."""
+def against_rivals(metrics: Mapping[str, Any], rival: str = "ResNet") -> str:
+    """Which rivals ECG-MoE beats in a run, and which beat it, in words; differences below 1 ms are none."""
     told = f"{rival} + characteristics"
 
     def answers(among: "pd.Series[bool]") -> str:

@@ -270,23 +270,16 @@ def test_the_shipped_run_meets_what_it_is_for():
     counts = ablation.counts(metrics["comparisons"]).set_index("row")
     single = [name for name in configurations.groups()["single backbones"] if name.endswith(": head")]
     assert (counts.loc[single, "clearly_better"] >= 3).all()
-    plain = [name for name in configurations.groups()["plain networks"] if name in counts.index]
-    assert len(plain) == 3 and (counts.loc[plain, "clearly_better"] >= 3).all()
     floors = list(evaluation.FLOORS)
     assert (counts.loc[floors, "worse"] == 0).all(), "at least level with every floor on every task"
     assert (counts.loc[[evaluation.INTERVALS, evaluation.CHARACTERISTICS], "clearly_better"] == 4).all()
     found = findings.in_figures(metrics["comparisons"])
-    behind = metrics["comparisons"].query("better == 'baseline' and task != 'rr'")
-    assert len(behind) == found["behind"] and set(behind["task"]) == {"potassium"}
-    rows = list(dict.fromkeys(behind["baseline"]))
-    alone, variants = ([row for row in rows if row.startswith("ECG-FM:") == single] for single in (True, False))
     older = "; a run older than the model's last change" if reference.is_older(metrics) else ""
     told = (
         f"On simulated hearts ({metrics['records']['test']:,} test recordings; ECG-MoE with three seeds, "
         f"{(seeds == 1).sum()} of {len(seeds) - 1} rows beside it with one{older}) ECG-MoE is clearly better in "
         f"{found['ahead']} of {found['compared']} comparisons with its parts, rivals and floors, clearly worse in "
-        f"{found['behind']}, all on potassium: {len(alone)} against one of its five backbones alone, ECG-FM, trained "
-        f"or told what ECG-MoE is told, {len(variants)} against variants of its own ({evaluation.words(variants)})."
+        f"{found['behind']}: {found['better_rows']}. {findings.against_rivals(metrics)}"
     )
     assert "ECG-FM: full (Potassium abnormality)" in found["better_rows"]
     readme = Path(__file__).parents[1] / "README.md"
@@ -294,11 +287,11 @@ def test_the_shipped_run_meets_what_it_is_for():
     assert (metrics["causes"].groupby("seed")["hit"].sum() >= 3).all()
 
 
-def test_the_run_on_real_hearts_that_comes_with_the_library_is_what_the_front_page_says():
+def test_the_run_against_rivals_that_comes_with_the_library_is_what_the_front_page_says():
     found = reference.load("reference_ptbxl")
     metrics = found["metrics"]
     readme = Path(__file__).parents[1] / "README.md"
-    assert findings.on_real_hearts(metrics) in readme.read_text("utf-8")
+    assert findings.against_rivals(metrics) in readme.read_text("utf-8")
     assert "\n".join(["", *findings.front_table(metrics), ""]) in readme.read_text("utf-8")
     rival = "baseline == 'ResNet'"
     pairs = metrics["trained_comparisons"].query(rival).set_index("task")
@@ -368,7 +361,7 @@ def test_the_row_with_a_trained_backbone_is_compared_with_all_others(cohort, sma
     assert len(list((tmp_path / path.stem).glob("ecg-moe-with-ecg-fm-trained-seed*.json"))) == 2
     others = set(content["metrics"]["trained_comparisons"]["baseline"])
     assert others == set(content["metrics"]["scores"]["model"]) - {configurations.TRAINED}
-    told = findings.on_real_hearts(content["metrics"])
+    told = findings.against_rivals(content["metrics"])
     assert "trained with it, it is" in told and told.count("than a plain ResNet in ") == 2
     assert "Table 3" not in told and "alone" not in told, "which were not trained"
 
@@ -384,12 +377,12 @@ def test_rivals_of_table_3_are_spoken_of_together():
         one.loc["sex", "better"] = "model" if i else "neither"
         one.loc["rhythm", "better"] = "neither" if i else "baseline"
         pairs.append(one.reset_index())
-    told = findings.on_real_hearts(metrics | {"comparisons": pd.concat(pairs)})
+    told = findings.against_rivals(metrics | {"comparisons": pd.concat(pairs)})
     assert (
         "is clearly better than a plain ResNet in nothing, than all 4 rivals of Table 3 in age; clearly worse than any "
         "of these in arrhythmia. "
     ) in told
-    assert "Table 3" not in findings.on_real_hearts(metrics | {"comparisons": pairs[0]})
+    assert "Table 3" not in findings.against_rivals(metrics | {"comparisons": pairs[0]})
 
 
 def test_it_is_told_where_a_backbone_that_learns_loses_to_its_frozen_head():
