@@ -18,7 +18,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from ecgmoe import beats, cache, configurations, evaluation, features, prediction, results, rpeaks, tasks, training
-from ecgmoe.backbones.published import SHIPPED
 from ecgmoe.configurations import FULL, Row
 from ecgmoe.datasets import Cohort
 from ecgmoe.features import Inputs
@@ -204,8 +203,7 @@ def _keep(folder: Path, row: Row, seed: int, asked: Mapping[str, Any], cohort: C
 
 def _asked_of(row: Row, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What a file and what is asked for must agree on; of published backbones, the commit is fixed in the code."""
-    names = row.backbones if asked["preset"] == "compact" else ()
-    weights = {name: prediction.sha256(SHIPPED / f"{name}.safetensors") for name in names}
+    weights = prediction.shipped_digests(row.backbones if asked["preset"] == "compact" else ())
     return {**{key: asked[key] for key in ("data", "config", "preset", "refit")}, "weights": weights}
 
 

@@ -463,9 +463,13 @@ def frozen_backbones(model: ECGMoE | Ensemble) -> list[str]:
 def backbones_of(model: ECGMoE | Ensemble, seed: int = 0) -> dict[str, Any]:
     """What a card says of the backbones that a model does not hold: their digests, or the seed of random ones."""
     frozen, preset = frozen_backbones(model), model.config.preset
-    shipped = frozen if preset == "compact" else []
-    digests = {name: sha256(SHIPPED_BACKBONES / f"{name}.safetensors") for name in shipped}
+    digests = shipped_digests(frozen if preset == "compact" else ())
     return {"backbones": digests} | ({"seed": seed} if frozen and preset.endswith("-random") else {})
+
+
+def shipped_digests(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the weights of compact backbones that come with the repository, by name."""
+    return {name: sha256(SHIPPED_BACKBONES / f"{name}.safetensors") for name in names}
 
 
 def _with_weights(config: ECGMoEConfig, path: Path) -> ECGMoE:

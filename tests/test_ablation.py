@@ -14,7 +14,18 @@ import pytest
 import torch
 from synthetic import toy_cohort
 
-from ecgmoe import ablation, backbones, cache, configurations, datasets, features, fusion, reliability, training
+from ecgmoe import (
+    ablation,
+    backbones,
+    cache,
+    configurations,
+    datasets,
+    features,
+    fusion,
+    prediction,
+    reliability,
+    training,
+)
 from ecgmoe.records import InputError
 from ecgmoe.training import FitConfig
 
@@ -452,8 +463,8 @@ def test_files_of_other_settings_or_data_are_not_taken(cohort, inputs, refitted)
 def test_files_of_other_weights_of_the_backbones_are_not_taken(cohort, refitted, tmp_path, monkeypatch):
     folder, _, options, _ = refitted
     row, weights = ROWS["ECG-MoE"], tmp_path / "weights"
-    shutil.copytree(ablation.SHIPPED, weights)
-    monkeypatch.setattr(ablation, "SHIPPED", weights)
+    shutil.copytree(prediction.SHIPPED_BACKBONES, weights)
+    monkeypatch.setattr(prediction, "SHIPPED_BACKBONES", weights)
     content = json.loads((folder / "ecg-moe-seed0.json").read_text("utf-8"))
     assert content["asked"]["weights"] == {}, "random weights"
     stated = {name: json.loads((weights / f"{name}.json").read_text("utf-8"))["sha256"] for name in row.backbones}
